@@ -1,0 +1,106 @@
+"""Loading weights, with a report a person can act on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+logger = logging.getLogger(__name__)
+
+_BOX_SCORES = "roi_heads.box_predictor.cls_score"
+_BOX_DELTAS = "roi_heads.box_predictor.bbox_pred"
+_MASK_HEAD = "roi_heads.mask_head."
+_KEYPOINT_HEAD = "roi_heads.keypoint_head."
+
+
+def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Tensor]) -> bool:
+    """Reduce an 80-class COCO box predictor to its first class, person, where the model has one.
+
+    Args:
+        weights: the checkpoint's, changed in place.
+        model_weights: the model's ``state_dict``.
+
+    Returns:
+        Whether anything was reduced.
+    """
+    scores = f"{_BOX_SCORES}.weight"
+    if scores not in weights or len(weights[scores]) != 81 or len(model_weights[scores]) != 2:
+        return False
+    for kind in ("weight", "bias"):
+        values = weights[f"{_BOX_SCORES}.{kind}"]
+        weights[f"{_BOX_SCORES}.{kind}"] = values[[0, 80]]  # person, background
+        weights[f"{_BOX_DELTAS}.{kind}"] = weights[f"{_BOX_DELTAS}.{kind}"][:4]
+    return True
+
+
+def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], list[str]]:
+    """Part the weights that a checkpoint did not give into those expected to be new and others.
+
+    Expected are the part head, the joint head where the checkpoint has none or its last layer
+    has another number of joints, and everything behind the backbone where the checkpoint is
+    a backbone alone.
+
+    Args:
+        missing: names of weights that were not loaded, for want of a value or of its shape.
+        checkpoint: names of all weights in the checkpoint.
+
+    Returns:
+        (expected, unexpected) names.
+    """
+    detector = ("proposal_generator.", "roi_heads.")
+    only_backbone = not any(name.startswith(detector) for name in checkpoint)
+    has_joints = any(name.startswith(_KEYPOINT_HEAD) for name in checkpoint)
+
+    def expected(name: str) -> bool:
+        if only_backbone and name.startswith((*detector, "backbone.fpn_", "backbone.top_block")):
+            return True
+        if name.startswith(_KEYPOINT_HEAD):
+            return not has_joints or "score_lowres" in name
+        return name.startswith(_MASK_HEAD)
+
+    return [n for n in missing if expected(n)], [n for n in missing if not expected(n)]
+
+
+class BodyPartsCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer; says which weights are new, and whether that was to be expected.
+
+    A COCO checkpoint of 80 classes gives a person model its person class.
+    """
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        own = self.model.state_dict()
+        if not checkpoint.get("matching_heuristics", False):
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+            if keep_person_class(checkpoint["model"], own):
+                logger.info("box predictor: 80 COCO classes in the checkpoint, person is kept")
+        names = set(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        shapes = [name for name, _, _ in incompatible.incorrect_shapes]
+        missing = sorted({*incompatible.missing_keys, *shapes} & set(own))
+        logger.info(load_report(len(own), missing, sorted(incompatible.unexpected_keys), names))
+        return incompatible
+
+
+def load_report(total: int, missing: list[str], unused: list[str], checkpoint: set[str]) -> str:
+    """What was loaded, what is new as expected, what is new and should not be, what was not used.
+
+    Args:
+        total: number of the model's weights.
+        missing: names of those that were not loaded.
+        unused: names in the checkpoint that the model does not have.
+        checkpoint: all names in the checkpoint.
+    """
+    expected, unexpected = new_weights(missing, checkpoint)
+    lines = [f"weights: {total - len(missing)} of {total} loaded"]
+    for title, names in (
+        ("new, as expected", expected),
+        ("NEW, NOT EXPECTED", unexpected),
+        ("in the checkpoint, not used", unused),
+    ):
+        if names:
+            groups = sorted({".".join(name.split(".")[:3]) for name in names})
+            lines.append(f"  {title}: {len(names)} in {', '.join(groups)}")
+    return "\n".join(lines)

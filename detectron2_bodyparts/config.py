@@ -1,0 +1,61 @@
+"""Every configuration key the plugin adds to Detectron2's."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from detectron2.config import CfgNode as CN
+
+
+def add_bodyparts_config(cfg: CN) -> None:
+    """Add the plugin's keys, with their defaults, to a Detectron2 config."""
+    _C = cfg
+
+    _C.MODEL.BODYPARTS = CN()
+    # Names of the channels and joints of the model: see detectron2_bodyparts.schema.
+    _C.MODEL.BODYPARTS.PART_SCHEMA = "bodyparts-7"
+    _C.MODEL.BODYPARTS.KEYPOINT_SCHEMA = "coco-17"
+    # An anchor or proposal that would be a negative is left out if this share of its area lies in
+    # a crowd, or in a picture that is not exhaustively labelled.
+    _C.MODEL.BODYPARTS.IGNORE_IOA = 0.5
+    # Regions of one picture that reach the mask and joint heads in training; 0 = no bound. The
+    # memory of these heads is proportional to it.
+    _C.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 64
+
+    # The decoder of BodyPartsMaskHead: "efficient", or "original" (MaskRCNN_body, 2017).
+    _C.MODEL.ROI_MASK_HEAD.DECODER = "efficient"
+    _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0
+    # Weight of channels that a reader derived rather than read.
+    _C.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT = 0.5
+
+    # The joint head works on the mask head's trunk instead of regions of its own.
+    _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = False
+    _C.MODEL.ROI_KEYPOINT_HEAD.NORM = ""
+
+    # Largest relative change of brightness, contrast and saturation in training.
+    _C.INPUT.COLOR_JITTER = 0.0
+
+    # Detectron2 reads this key for WeightedTrainingSampler but does not define it:
+    # (dataset name, weight) pairs.
+    if "TRAIN_REPEAT_FACTOR" not in _C.DATASETS:
+        _C.DATASETS.TRAIN_REPEAT_FACTOR = []
+
+
+def get_config_file(name: str) -> str:
+    """The path of one of the plugin's configs, e.g. ``"bodyparts_rcnn_R_50_FPN_3x.yaml"``.
+
+    Raises:
+        FileNotFoundError: there is none of that name; the message lists those there are.
+    """
+    package = Path(str(resources.files("detectron2_bodyparts")))
+    # An installed package has the configs inside; a checkout has them beside the package.
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / name).is_file():
+            return str(folder / name)
+    known = sorted(
+        str(path.relative_to(folder))
+        for folder in (package / "configs", package.parent / "configs")
+        for path in folder.glob("**/*.yaml")
+    )
+    raise FileNotFoundError(f"no config {name!r}; there are {known}")

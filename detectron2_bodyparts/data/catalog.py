@@ -1,0 +1,138 @@
+"""Files of records as Detectron2 datasets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from ..records import PERSON_CATEGORY_ID, read_records
+from ..schema import BODYPARTS_7, PASCAL_PERSON_PART, get_keypoint_schema, get_part_schema
+
+_ANNOTATION_KEYS = (
+    "bbox",
+    "iscrowd",
+    "segmentation",
+    "part_segmentation",
+    "part_state",
+    "unsided",
+    "ignore_segmentation",
+)
+
+
+def load_bodyparts_json(json_file: str | os.PathLike, image_root: str | os.PathLike) -> list[dict]:
+    """A file of records in Detectron2's standard dataset form.
+
+    What Detectron2's own COCO loader gives, and beyond it: the parts, ``exhaustive`` and
+    ``keypoint_schema`` of every picture. Boxes are XYWH_ABS; joints are moved by half a pixel to
+    continuous coordinates.
+
+    Raises:
+        FileNotFoundError, RecordError: see `read_records`.
+    """
+    records = read_records(json_file)
+    groups = records.by_image()
+    dataset = []
+    for image in records.images:
+        people = []
+        for annotation in groups[image["id"]]:
+            person = {key: annotation[key] for key in _ANNOTATION_KEYS if key in annotation}
+            person["bbox_mode"] = BoxMode.XYWH_ABS
+            person["category_id"] = 0
+            person["keypoints"] = [
+                value if i % 3 == 2 else value + 0.5
+                for i, value in enumerate(annotation["keypoints"])
+            ]
+            people.append(person)
+        dataset.append(
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "image_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
+                "exhaustive": image["exhaustive"],
+                "keypoint_schema": records.keypoint_schema.name,
+                "annotations": people,
+            }
+        )
+    return dataset
+
+
+def register_bodyparts_dataset(
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    *,
+    part_schema: str = "bodyparts-7",
+    keypoint_schema: str = "coco-17",
+    prepare_command: str = "",
+) -> None:
+    """Register a file of records with DatasetCatalog and MetadataCatalog.
+
+    The file is opened when the dataset is first used, not here.
+
+    Args:
+        name: the dataset's name in configs.
+        json_file: the records.
+        image_root: where their ``file_name`` starts.
+        part_schema, keypoint_schema: the schemas of the file.
+        prepare_command: what makes the file; named in the error where it is missing.
+    """
+
+    def load() -> list[dict[str, Any]]:
+        if not Path(json_file).is_file():
+            hint = f" Make it with: {prepare_command}" if prepare_command else ""
+            raise FileNotFoundError(
+                f"dataset {name!r}: no file {json_file}.{hint}"
+                " (DETECTRON2_DATASETS names the folder of all datasets.)"
+            )
+        return load_bodyparts_json(json_file, image_root)
+
+    joints = get_keypoint_schema(keypoint_schema)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=str(json_file),
+        image_root=str(image_root),
+        evaluator_type="bodyparts",
+        thing_classes=["person"],
+        thing_dataset_id_to_contiguous_id={PERSON_CATEGORY_ID: 0},
+        part_schema=get_part_schema(part_schema).name,
+        keypoint_schema=joints.name,
+        keypoint_names=list(joints.keypoints),
+        keypoint_flip_map=list(joints.flip_map),
+        keypoint_connection_rules=[(a, b, (102, 204, 255)) for a, b in joints.skeleton],
+    )
+
+
+# dataset -> its splits. File: <root>/<dataset>/<dataset>_<split>.<part schema>.json
+_SPLITS = {
+    "voc_part": ("train", "val", "trainval"),
+    "synthetic": ("train", "val"),
+}
+# part schema -> ending of the dataset's name
+_ENDINGS = {BODYPARTS_7.name: "", PASCAL_PERSON_PART.name: "_ppp"}
+
+
+def register_all(root: str | os.PathLike) -> None:
+    """Register the datasets of datasets/README.md under a root folder.
+
+    ``voc_part_train`` has the schema bodyparts-7, ``voc_part_train_ppp`` pascal-person-part.
+    """
+    for dataset, splits in _SPLITS.items():
+        folder = Path(root) / dataset
+        for split in splits:
+            for schema, ending in _ENDINGS.items():
+                command = f"python datasets/prepare_{dataset}.py --schema {schema}"
+                register_bodyparts_dataset(
+                    f"{dataset}_{split}{ending}",
+                    folder / f"{dataset}_{split}.{schema}.json",
+                    folder,
+                    part_schema=schema,
+                    prepare_command=command,
+                )
+
+
+register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))

@@ -1,0 +1,198 @@
+"""A picture and its records -> what the model trains on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, BoxMode, Instances, Keypoints
+
+from ..modeling.proposals import IGNORE_CLASS
+from ..records import mask_box
+from ..schema import KeypointSchema, PartSchema, get_keypoint_schema, get_part_schema
+from ..structures import BODY_BIT, UNKNOWN, PartMasks, mirror_parts, part_plane
+
+# The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
+# picture because anchors do.
+_EVERYWHERE = (-1e4, -1e4, 1e4, 1e4)
+
+
+def is_mirroring(transforms: T.TransformList) -> bool:
+    """Whether the transforms exchange left and right: found by their effect on three points."""
+    corners = transforms.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    (ax, ay), (bx, by) = corners[1] - corners[0], corners[2] - corners[0]
+    return ax * by - ay * bx < 0
+
+
+class BodyPartsMapper:
+    """Reads, augments and packs one picture, for training.
+
+    One set of Detectron2's augmentations is applied to the picture, the part planes (nearest), the
+    boxes and the joints. A mirrored picture exchanges right and left channels and joints.
+
+    Of the dataset's dictionary the mapper uses what `load_bodyparts_json` gives; of any other COCO
+    dataset it uses boxes, body masks and joints, and takes the parts as unknown.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        augmentations: list[T.Augmentation | T.Transform],
+        image_format: str,
+        part_schema: PartSchema | None,
+        keypoint_schema: KeypointSchema | None,
+        keep_ignored: bool = True,
+    ) -> None:
+        """
+        Args:
+            augmentations: Detectron2's, geometric ones and others.
+            image_format: as the model takes pictures, "BGR" or "RGB".
+            part_schema: the model's channels, or None for a model without masks.
+            keypoint_schema: the model's joints, or None for a model without joints.
+            keep_ignored: give regions to ignore as instances of class -1, which the plugin's
+                proposal generator and RoI heads know and Detectron2's own do not.
+        """
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.part_schema = part_schema
+        self.keypoint_schema = keypoint_schema
+        self.keep_ignored = keep_ignored
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        augmentations = utils.build_augmentation(cfg, is_train=True)
+        if cfg.INPUT.CROP.ENABLED:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        if cfg.INPUT.COLOR_JITTER > 0:
+            low, high = 1 - cfg.INPUT.COLOR_JITTER, 1 + cfg.INPUT.COLOR_JITTER
+            augmentations += [
+                T.RandomBrightness(low, high),
+                T.RandomContrast(low, high),
+                T.RandomSaturation(low, high),
+            ]
+        names = cfg.MODEL.BODYPARTS
+        return {
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "part_schema": get_part_schema(names.PART_SCHEMA) if cfg.MODEL.MASK_ON else None,
+            "keypoint_schema": (
+                get_keypoint_schema(names.KEYPOINT_SCHEMA) if cfg.MODEL.KEYPOINT_ON else None
+            ),
+            "keep_ignored": cfg.MODEL.ROI_HEADS.NAME == "BodyPartsROIHeads",
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: one picture in Detectron2's standard form.
+
+        Returns:
+            The same without its annotations, with ``image`` (C, H, W) uint8 and ``instances``:
+            ``gt_boxes``, ``gt_classes`` (0, or -1 for regions to ignore), ``gt_part_masks`` and
+            ``gt_keypoints`` (N, K, 3) where the model has these heads. All fields are always there.
+        """
+        dataset_dict = copy.copy(dataset_dict)
+        annotations = dataset_dict.pop("annotations")
+        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        height, width = image.shape[:2]
+
+        inputs = T.AugInput(image)
+        transforms = self.augmentations(inputs)
+        mirrored = is_mirroring(transforms)
+        shape = inputs.image.shape[:2]
+        dataset_dict["image"] = torch.as_tensor(
+            np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
+        )
+
+        joint_schema = get_keypoint_schema(dataset_dict.get("keypoint_schema", "coco-17"))
+        boxes, classes, planes, states, joints = [], [], [], [], []
+        for annotation in annotations:
+            ignored = bool(annotation.get("iscrowd", 0))
+            if ignored and not self.keep_ignored:
+                continue
+            plane, state, box = None, None, None
+            if self.part_schema is not None and not ignored:
+                plane, state = part_plane(annotation, self.part_schema, height, width)
+                plane = transforms.apply_segmentation(plane)
+                if mirrored:
+                    plane, state = mirror_parts(plane, state, self.part_schema)
+                if state[0] != UNKNOWN:
+                    box = mask_box((plane & BODY_BIT) != 0) or (0, 0, 0, 0)
+            if box is None:
+                box = _transformed_box(annotation, transforms, shape)
+            if box[2] - box[0] < 1 or box[3] - box[1] < 1:
+                continue
+            boxes.append(box)
+            classes.append(IGNORE_CLASS if ignored else 0)
+            planes.append(plane)
+            states.append(state)
+            joints.append(self._joints(annotation, joint_schema, transforms, mirrored, shape))
+        if self.keep_ignored and not dataset_dict.get("exhaustive", True):
+            boxes.append(_EVERYWHERE)
+            classes.append(IGNORE_CLASS)
+            planes.append(None)
+            states.append(None)
+            joints.append(None)
+
+        instances = Instances(shape)
+        instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        if self.part_schema is not None:
+            instances.gt_part_masks = _pack(planes, states, self.part_schema)
+        if self.keypoint_schema is not None:
+            empty = np.zeros((len(self.keypoint_schema), 3))
+            stacked = [empty if j is None else j for j in joints]
+            instances.gt_keypoints = Keypoints(
+                np.array(stacked, np.float32).reshape(-1, len(self.keypoint_schema), 3)
+            )
+        dataset_dict["instances"] = instances
+        return dataset_dict
+
+    def _joints(
+        self,
+        annotation: dict,
+        schema: KeypointSchema,
+        transforms: T.TransformList,
+        mirrored: bool,
+        shape: tuple[int, int],
+    ) -> np.ndarray | None:
+        """(K, 3) joints of the model's schema, moved; v = 0 outside the picture or not labelled."""
+        if self.keypoint_schema is None or not annotation.get("keypoints"):
+            return None
+        points = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
+        if len(points) != len(schema):
+            raise ValueError(f"expected {len(schema)} joints of {schema.name}, found {len(points)}")
+        points[:, :2] = transforms.apply_coords(points[:, :2])
+        inside = ((points[:, :2] >= 0) & (points[:, :2] <= shape[::-1])).all(axis=1)
+        points[~inside | (points[:, 2] == 0)] = 0
+        if mirrored:
+            points = points[list(schema.flip_permutation)]
+        source = np.array(self.keypoint_schema.match(schema))
+        return np.where((source >= 0)[:, None], points[source], 0.0)
+
+
+def _transformed_box(
+    annotation: dict, transforms: T.TransformList, shape: tuple[int, int]
+) -> tuple[float, ...]:
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    box = transforms.apply_box(np.array([box]))[0]
+    return tuple(np.clip(box, 0, (shape[1], shape[0], shape[1], shape[0])))
+
+
+def _pack(
+    planes: list[np.ndarray | None], states: list[np.ndarray | None], schema: PartSchema
+) -> PartMasks:
+    """PartMasks with an entry for every instance; regions to ignore know nothing."""
+    nothing = np.zeros((1, 1), np.uint8)
+    unknown = np.zeros(len(schema.channels) + len(schema.unions), np.uint8)
+    return PartMasks.from_planes(
+        [nothing if p is None else p for p in planes],
+        [unknown if s is None else s for s in states],
+        schema,
+    )

@@ -1,0 +1,142 @@
+"""The trainer behind train_net.py."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Iterator
+
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data import detection_utils as utils
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch import nn
+from torch.utils.data import Sampler
+
+from .checkpoint import BodyPartsCheckpointer
+from .data import BodyPartsMapper
+from .evaluation import BodyPartsEvaluator
+from .schema import get_keypoint_schema, get_part_schema
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with the plugin's mapper, evaluator and load report.
+
+    Beside that it runs several processes on CPUs, and goes on where it was after ``--resume``:
+    Detectron2's samplers would start their stream over, ours skips what was seen. With a ``SEED``
+    every step has random numbers of its own, so that with DATALOADER.NUM_WORKERS 0 and without
+    ASPECT_RATIO_GROUPING a resumed run ends with the very weights of one that was not
+    interrupted; with workers or grouping, the order of pictures is kept (but for the few that wait
+    in a group) and their augmentations differ.
+    """
+
+    def __init__(self, cfg) -> None:
+        # DefaultTrainer's own constructor hands DistributedDataParallel a device id, which
+        # modules on a CPU refuse; the rest follows it.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+        ddp_model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = step(ddp_model, self.build_train_loader(cfg), optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = BodyPartsCheckpointer(
+            ddp_model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+        if cfg.SEED >= 0:
+            self.register_hooks([_SeedEveryStep(cfg.SEED)])
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See `DefaultTrainer.resume_or_load`; the pictures already seen are skipped."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
+            )
+
+    @classmethod
+    def build_train_loader(cls, cfg, start_iter: int = 0):
+        """Detectron2's loader with the plugin's mapper, from some iteration on."""
+        arguments = build_detection_train_loader.from_config(cfg, mapper=BodyPartsMapper(cfg))
+        if start_iter:
+            seen = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+            arguments["sampler"] = _Skip(arguments["sampler"], seen)
+        # A generator of its own, or the first step would find the random numbers one further.
+        seed = None if cfg.SEED < 0 else cfg.SEED + start_iter
+        return build_detection_train_loader(**arguments, seed=seed)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        """Detectron2's loader and mapper. Joints of the training sets need not agree."""
+        mapper = DatasetMapper(
+            is_train=False,
+            augmentations=utils.build_augmentation(cfg, is_train=False),
+            image_format=cfg.INPUT.FORMAT,
+        )
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        """The evaluator that the dataset's metadata name: ours, or Detectron2's for COCO."""
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "bodyparts":
+            return BodyPartsEvaluator(
+                dataset_name,
+                get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
+                get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
+                folder,
+            )
+        return COCOEvaluator(dataset_name, output_dir=folder)
+
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        """Build the model without DefaultTrainer's print-out of every layer."""
+        return build_model(cfg)
+
+
+class _SeedEveryStep(HookBase):
+    """Random numbers that depend on the step and not on what came before it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
+        # Any two steps of any two seeds should differ; 2**32 is numpy's bound.
+        seed_all_rng((self.seed * 1_000_003 + step) % 2**32)
+
+
+class _Skip(Sampler):
+    """Another sampler's indices without the first ones."""
+
+    def __init__(self, sampler: Sampler, count: int) -> None:
+        self.sampler = sampler
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self.sampler, self.count, None)
+

@@ -1,0 +1,1 @@
+"""Parsing and pose metrics on plain arrays. Nothing here knows of files or networks."""

@@ -1,0 +1,8 @@
+"""The network's parts. Importing this registers them with Detectron2."""
+
+from .keypoint_head import BodyPartsKeypointHead
+from .mask_head import BodyPartsMaskHead
+from .proposals import BodyPartsRPN
+from .roi_heads import BodyPartsROIHeads
+
+__all__ = ["BodyPartsKeypointHead", "BodyPartsMaskHead", "BodyPartsROIHeads", "BodyPartsRPN"]

@@ -1,0 +1,129 @@
+"""RoI heads for people: boxes, part masks and joints, from partly labelled pictures."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_keypoint_head
+from detectron2.modeling.roi_heads import select_foreground_proposals
+from detectron2.structures import Instances, pairwise_iou
+
+from .proposals import lies_in, split_ignored
+
+
+@ROI_HEADS_REGISTRY.register()
+class BodyPartsROIHeads(StandardROIHeads):
+    """Detectron2's standard heads, and what these cannot do.
+
+    * Proposals in regions to ignore (``gt_classes`` of -1) are no negatives for the box head.
+    * At most ``max_regions_per_image`` regions of a picture reach the mask and joint heads in
+      training.
+    * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
+      pooled, and the trunk is run, once for both.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        ignore_ioa: float = 0.5,
+        max_regions_per_image: int = 0,
+        share_mask_features: bool = False,
+        **kwargs,
+    ) -> None:
+        """
+        Args:
+            ignore_ioa: a proposal is no negative if more than this share of it lies in a region to
+                ignore.
+            max_regions_per_image: regions of a picture that train the mask and joint heads; 0 = no
+                bound.
+            share_mask_features: the joint head takes the mask head's trunk.
+            kwargs: `StandardROIHeads`' own.
+        """
+        super().__init__(**kwargs)
+        if share_mask_features and not (self.mask_on and self.keypoint_on):
+            raise ValueError("shared features need both the mask and the joint head")
+        self.ignore_ioa = ignore_ioa
+        self.max_regions_per_image = max_regions_per_image
+        self.share_mask_features = share_mask_features
+
+    @classmethod
+    def from_config(cls, cfg, input_shape) -> dict:
+        ret = super().from_config(cfg, input_shape)
+        ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
+        ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
+        shared = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
+        ret["share_mask_features"] = shared
+        if shared:
+            ret["keypoint_pooler"] = None
+            ret["keypoint_head"] = build_keypoint_head(cfg, ret["mask_head"].trunk_shape)
+        return ret
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """As `ROIHeads.label_and_sample_proposals`; targets of class -1 are regions to ignore."""
+        people, ignored = split_ignored(targets)
+        kept = []
+        for found, target, regions in zip(proposals, people, ignored, strict=True):
+            boxes = found.proposal_boxes
+            _, label = self.proposal_matcher(pairwise_iou(target.gt_boxes, boxes))
+            kept.append(found[~((label == 0) & lies_in(boxes, regions, self.ignore_ioa))])
+        return super().label_and_sample_proposals(kept, people)
+
+    def forward(self, images, features, proposals, targets=None):
+        """See `ROIHeads.forward`."""
+        if not self.training:
+            return super().forward(images, features, proposals, targets)
+        if not targets:
+            raise ValueError("training needs targets")
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals)
+        foreground, _ = select_foreground_proposals(proposals, self.num_classes)
+        if self.max_regions_per_image:
+            # Sampling has put them in random order already.
+            foreground = [f[: self.max_regions_per_image] for f in foreground]
+        if self.share_mask_features:
+            losses.update(self._forward_shared(features, foreground))
+        else:
+            losses.update(self._forward_mask(features, foreground))
+            losses.update(self._forward_keypoint(features, foreground))
+        return proposals, losses
+
+    def forward_with_given_boxes(self, features, instances: list[Instances]) -> list[Instances]:
+        """See `StandardROIHeads.forward_with_given_boxes`."""
+        if self.share_mask_features:
+            return self._forward_shared(features, instances)
+        return super().forward_with_given_boxes(features, instances)
+
+    def _forward_shared(self, features, instances: list[Instances]):
+        boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
+        regions = self.mask_pooler([features[f] for f in self.mask_in_features], boxes)
+        trunk = self.mask_head.trunk(regions)
+        if not self.training:
+            self.mask_head.forward_from_trunk(trunk, instances)
+            return self.keypoint_head(trunk, instances)
+        losses = self.mask_head.forward_from_trunk(trunk, instances)
+        selected = [_with_joints_inside(i) for i in instances]
+        with_joints = [i[s] for i, s in zip(instances, selected, strict=True)]
+        losses.update(self.keypoint_head(trunk[torch.cat(selected)], with_joints))
+        return losses
+
+    def _forward_keypoint(self, features, instances: list[Instances]):
+        if self.training and self.keypoint_on:
+            instances = [i[_with_joints_inside(i)] for i in instances]
+            boxes = [i.proposal_boxes for i in instances]
+            regions = self.keypoint_pooler([features[f] for f in self.keypoint_in_features], boxes)
+            return self.keypoint_head(regions, instances)
+        return super()._forward_keypoint(features, instances)
+
+
+def _with_joints_inside(instances: Instances) -> torch.Tensor:
+    """(N,) bool: the regions that hold a labelled joint of their person."""
+    boxes = instances.proposal_boxes.tensor[:, None]
+    if len(instances) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=boxes.device)
+    joints = instances.gt_keypoints.tensor
+    inside = ((joints[..., :2] >= boxes[..., :2]) & (joints[..., :2] <= boxes[..., 2:])).all(-1)
+    return (inside & (joints[..., 2] > 0)).any(dim=1)

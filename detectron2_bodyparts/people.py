@@ -1,0 +1,357 @@
+"""A prediction as its user sees it: people with parts and joints.
+
+    >>> import numpy as np
+    >>> from detectron2_bodyparts.people import People
+    >>> from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
+    >>> probs = np.zeros((1, 7, 112, 112), np.float32)
+    >>> probs[0, :2] = 1  # a body that is all head
+    >>> box = np.array([[2.0, 1.0, 6.0, 4.0]])
+    >>> people = People((5, 8), box, np.array([0.9]), probs, None, BODYPARTS_7, COCO_17)
+    >>> int(people[0].part("head").sum())
+    12
+
+Coordinates are continuous (the centre of the first pixel is 0.5), boxes XYXY absolute. What leaves
+as JSON is COCO's: boxes XYWH, joints as pixel indices (the centre of the first pixel is 0).
+Everything is numpy; a network's output is only looked at through the methods of its tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from .records import PERSON_CATEGORY_ID
+from .schema import BODY, KeypointSchema, PartSchema
+
+MASK_THRESHOLD = 0.5  # a pixel is of the body or of a part where its probability is at least this
+
+
+class Crop(NamedTuple):
+    """A person's masks on the pixels of their box, the part of it outside the picture cut off.
+
+    ``x0``, ``y0``: column and row of the crop's first pixel in the picture. ``labels``: (h, w)
+    uint8, 0 = no part, else the channel's index. ``body``: (h, w) bool. Labels lie inside the body.
+    """
+
+    x0: int
+    y0: int
+    labels: np.ndarray
+    body: np.ndarray
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """(rows, columns) of the crop in the picture."""
+        height, width = self.body.shape
+        return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One of the `People`.
+
+    Args:
+        image_size: (H, W) of the picture.
+        box: (4,) float32, XYXY absolute.
+        score: 0..1.
+        part_probs: (C, S, S) probabilities on the box, or None where the model has no parts.
+        keypoints: (K, 3) of continuous x, y and score, or None where the model has no joints.
+        part_schema, keypoint_schema: the names of the C channels and the K joints.
+
+    What needs masks or joints that the model does not give raises ``ValueError``.
+    """
+
+    image_size: tuple[int, int]
+    box: np.ndarray
+    score: float
+    part_probs: np.ndarray | None
+    keypoints: np.ndarray | None
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
+
+    def crop(self) -> Crop:
+        """The masks on the box alone: what to use where the whole picture is not needed."""
+        return self._crop
+
+    @cached_property
+    def _crop(self) -> Crop:
+        if self.part_probs is None:
+            raise ValueError("this prediction has no part masks")
+        size = self.part_probs.shape[-1]
+        (x0, columns), (y0, rows) = (
+            _interpolation(self.box[axis], self.box[axis + 2], self.image_size[1 - axis], size)
+            for axis in (0, 1)
+        )
+
+        def pasted(channel: int) -> np.ndarray:
+            return rows @ (self.part_probs[channel].astype(np.float32) @ columns.T)
+
+        body = pasted(self.part_schema.index(BODY)) >= MASK_THRESHOLD
+        labels = np.zeros(body.shape, dtype=np.uint8)
+        surest = np.zeros(body.shape, dtype=np.float32)
+        for name in self.part_schema.parts:
+            channel = self.part_schema.index(name)
+            probs = pasted(channel)
+            wins = (probs >= MASK_THRESHOLD) & (probs > surest) & body
+            labels[wins] = channel
+            np.maximum(surest, probs, out=surest)
+        return Crop(x0, y0, labels, body)
+
+    @property
+    def body(self) -> np.ndarray:
+        """The silhouette, (H, W) bool."""
+        body = np.zeros(self.image_size, dtype=bool)
+        body[self._crop.slices] = self._crop.body
+        return body
+
+    def label_map(self) -> np.ndarray:
+        """(H, W) uint8: 0 = no part, else the channel's index. Where parts overlap, the surest."""
+        labels = np.zeros(self.image_size, dtype=np.uint8)
+        labels[self._crop.slices] = self._crop.labels
+        return labels
+
+    def part(self, name: str) -> np.ndarray:
+        """(H, W) bool of a channel: ``body``, or a part as in `label_map`.
+
+        Raises:
+            KeyError: the schema has no such channel.
+        """
+        if name == BODY:
+            return self.body
+        return self.label_map() == self.part_schema.index(name)
+
+    def joint(self, name: str) -> tuple[float, float, float]:
+        """Continuous x, y and the score of a joint.
+
+        Raises:
+            KeyError: the schema has no such joint.
+        """
+        if self.keypoints is None:
+            raise ValueError("this prediction has no joints")
+        names = self.keypoint_schema.keypoints
+        if name not in names:
+            raise KeyError(f"schema {self.keypoint_schema.name} has no joint {name!r}: {names}")
+        x, y, score = self.keypoints[names.index(name)]
+        return float(x), float(y), float(score)
+
+    def to_json(self) -> dict[str, Any]:
+        """The person in plain JSON types, as COCO writes results.
+
+        Returns:
+            ``bbox`` XYWH, ``score``; where there are masks ``segmentation`` (the body's RLE) and
+            ``part_segmentation`` {part: RLE}, empty parts left out; where there are joints
+            ``keypoints``, flat [x, y, score] in pixel indices. RLEs are of the whole picture.
+        """
+        x0, y0, x1, y1 = (float(v) for v in self.box)
+        person: dict[str, Any] = {
+            "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
+            "score": float(self.score),
+        }
+        if self.part_probs is not None:
+            crop = self._crop
+            person["segmentation"] = _encode_crop(crop.body, crop, self.image_size)
+            person["part_segmentation"] = {
+                self.part_schema.channels[i]: _encode_crop(crop.labels == i, crop, self.image_size)
+                for i in np.unique(crop.labels[crop.labels > 0])
+            }
+        if self.keypoints is not None:
+            indices = self.keypoints.astype(float) - (0.5, 0.5, 0.0)
+            person["keypoints"] = [round(v, 4) for v in indices.ravel().tolist()]
+        return person
+
+
+@dataclass(eq=False)
+class People(Sequence[Person]):
+    """The people in one picture; a sequence of `Person`.
+
+    Args:
+        image_size: (H, W) of the picture.
+        boxes: (N, 4), XYXY absolute; kept as float32.
+        scores: (N,), 0..1; kept as float32.
+        part_probs: (N, C, S, S) float, probabilities on the box; None: the model has no parts.
+        keypoints: (N, K, 3) of continuous x, y and score; None: the model has no joints.
+        part_schema, keypoint_schema: the names of the C channels and the K joints.
+
+    Raises:
+        ValueError: an array is not of the shape above.
+    """
+
+    image_size: tuple[int, int]
+    boxes: np.ndarray
+    scores: np.ndarray
+    part_probs: np.ndarray | None
+    keypoints: np.ndarray | None
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
+
+    def __post_init__(self) -> None:
+        self.image_size = (int(self.image_size[0]), int(self.image_size[1]))
+        self.boxes = np.asarray(self.boxes, dtype=np.float32)
+        self.scores = np.asarray(self.scores, dtype=np.float32)
+        count = len(self.boxes)
+        _check_shape("boxes", self.boxes, (count, 4))
+        _check_shape("scores", self.scores, (count,))
+        if self.part_probs is not None:
+            size = self.part_probs.shape[-1] if self.part_probs.ndim == 4 else "S"
+            shape = (count, len(self.part_schema.channels), size, size)
+            _check_shape("part_probs", self.part_probs, shape)
+        if self.keypoints is not None:
+            _check_shape("keypoints", self.keypoints, (count, len(self.keypoint_schema), 3))
+
+    @classmethod
+    def from_instances(
+        cls, instances: Any, part_schema: PartSchema, keypoint_schema: KeypointSchema
+    ) -> People:
+        """People from the output of a Detectron2 model.
+
+        Args:
+            instances: Detectron2's ``Instances`` with ``pred_boxes``, ``scores`` and, where the
+                model has them, ``pred_part_masks`` (N, C, S, S) and ``pred_keypoints`` (N, K, 3).
+            part_schema, keypoint_schema: the model's.
+        """
+
+        def field(name: str) -> np.ndarray | None:
+            return _to_numpy(instances.get(name)) if instances.has(name) else None
+
+        keypoints = field("pred_keypoints")
+        return cls(
+            image_size=instances.image_size,
+            boxes=_to_numpy(instances.pred_boxes.tensor),
+            scores=_to_numpy(instances.scores),
+            part_probs=field("pred_part_masks"),
+            # A copy, because Detectron2's COCOEvaluator shifts the model's joints in place.
+            keypoints=None if keypoints is None else keypoints.copy(),
+            part_schema=part_schema,
+            keypoint_schema=keypoint_schema,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @overload
+    def __getitem__(self, index: int) -> Person: ...
+
+    @overload
+    def __getitem__(self, index: slice | np.ndarray) -> People: ...
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> Person | People:
+        """An integer gives a `Person`; a slice, a boolean mask or indices give `People`."""
+        if isinstance(index, (int, np.integer)):
+            one, score = Person, float(self.scores[index])
+        else:
+            one, score = People, self.scores[index]
+        return one(
+            self.image_size,
+            self.boxes[index],
+            score,
+            None if self.part_probs is None else self.part_probs[index],
+            None if self.keypoints is None else self.keypoints[index],
+            self.part_schema,
+            self.keypoint_schema,
+        )
+
+    def confident(self, threshold: float) -> People:
+        """Those whose score is at least ``threshold``."""
+        return self[self.scores >= threshold]
+
+    def label_map(self) -> np.ndarray:
+        """(H, W) uint8: 0 = no part, else the channel's index.
+
+        Whole silhouettes are painted in ascending score, so that the surest person ends on top and
+        a pixel's part is always of the person that `person_map` names there.
+        """
+        labels = np.zeros(self.image_size, dtype=np.uint8)
+        for _, crop in self._paint_order():
+            labels[crop.slices][crop.body] = crop.labels[crop.body]
+        return labels
+
+    def person_map(self) -> np.ndarray:
+        """(H, W) int32: 0 = nobody, i + 1 = the silhouette of person i; painted as `label_map`."""
+        owners = np.zeros(self.image_size, dtype=np.int32)
+        for i, crop in self._paint_order():
+            owners[crop.slices][crop.body] = i + 1
+        return owners
+
+    def _paint_order(self) -> Iterator[tuple[int, Crop]]:
+        # Of equal scores, the first in the list is taken for the surest: it is painted last.
+        for i in np.argsort(-self.scores, kind="stable")[::-1]:
+            yield int(i), self[i].crop()
+
+    def to_json(self) -> dict[str, Any]:
+        """The prediction in plain JSON types.
+
+        Returns:
+            ``image_size`` [H, W], the schemas' names, the names of their ``channels`` and
+            ``joints``, and ``people`` as `Person.to_json` gives them.
+        """
+        return {
+            "image_size": list(self.image_size),
+            "part_schema": self.part_schema.name,
+            "channels": list(self.part_schema.channels),
+            "keypoint_schema": self.keypoint_schema.name,
+            "joints": list(self.keypoint_schema.keypoints),
+            "people": [person.to_json() for person in self],
+        }
+
+    def to_annotations(self, image_id: int) -> list[dict[str, Any]]:
+        """The people as COCO results: `Person.to_json` with ``image_id`` and ``category_id``."""
+        ids = {"image_id": image_id, "category_id": PERSON_CATEGORY_ID}
+        return [{**ids, **person.to_json()} for person in self]
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _check_shape(name: str, array: np.ndarray, expected: tuple) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, found {array.shape}")
+
+
+def _interpolation(
+    start: float, end: float, image_length: int, size: int
+) -> tuple[int, np.ndarray]:
+    """One axis of pasting a mask into its box: bilinear at pixel centres, zero around the mask.
+
+    Pixel x takes the mask at (x + 0.5 - start) * size / (end - start) - 0.5, which is what
+    Detectron2's ``paste_masks_in_image`` samples. Half the mask's edge value is left at the box's
+    edge and less beyond, so that pixels outside the box never reach a threshold of 0.5 and are
+    left out here.
+
+    Returns:
+        The first pixel whose centre lies in the box and in the picture, and the (pixels, size)
+        float32 weights of the mask's samples, two a row; no rows where there is no such pixel.
+    """
+    start, length = float(start), float(end) - float(start)
+    first = max(int(np.ceil(start - 0.5)), 0)
+    last = min(int(np.floor(start + length - 0.5)), image_length - 1)
+    if length <= 0 or last < first:
+        return min(first, image_length), np.zeros((0, size), dtype=np.float32)
+    position = (np.arange(first, last + 1) + 0.5 - start) * (size / length) - 0.5
+    low = np.floor(position).astype(int)
+    share = position - low
+    row = np.arange(len(position))
+    weights = np.zeros((len(position), size + 2), dtype=np.float32)  # a sample of zero at each end
+    weights[row, low + 1] = 1 - share
+    weights[row, low + 2] = share
+    return first, np.ascontiguousarray(weights[:, 1:-1])
+
+
+def _encode_crop(mask: np.ndarray, crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Compressed RLE, in the whole picture, of a boolean (h, w) mask on the crop's pixels.
+
+    The runs are found on the crop's columns alone: scanning the whole picture for every part of
+    every person is what would cost.
+    """
+    height, width = image_size
+    columns = np.zeros((mask.shape[1], height), dtype=bool)  # RLE runs down the columns
+    columns[:, crop.slices[0]] = mask.T
+    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
+    ends = np.concatenate([[0], edges + crop.x0 * height, [height * width]])
+    runs = {"size": [height, width], "counts": np.diff(ends).tolist()}
+    rle = mask_util.frPyObjects(runs, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}

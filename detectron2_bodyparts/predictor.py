@@ -1,0 +1,83 @@
+"""Pictures in, people out, with the model of a Detectron2 config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Boxes, Instances
+
+from .people import People
+from .schema import get_keypoint_schema, get_part_schema
+
+
+class BodyPartsPredictor(DefaultPredictor):
+    """`DefaultPredictor` for people: takes a picture or several, gives `People`.
+
+    >>> predictor = BodyPartsPredictor(cfg)  # weights from cfg.MODEL.WEIGHTS
+    >>> people = predictor(cv2.imread("picture.jpg"))
+    >>> people[0].part("left_arm")  # (H, W) bool
+    """
+
+    def __init__(self, cfg) -> None:
+        super().__init__(cfg)
+        self.part_schema = get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA)
+        self.keypoint_schema = get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        boxes: np.ndarray | Sequence[np.ndarray] | None = None,
+    ) -> People | list[People]:
+        """
+        Args:
+            images: (H, W, 3) BGR uint8, or several, which then go through the model together.
+            boxes: people's boxes from elsewhere (another detector, a tracker), (N, 4) XYXY
+                absolute, for every picture. The model's own detection is skipped; scores are 1.
+
+        Returns:
+            People, or a list of them if several pictures were given.
+        """
+        if isinstance(images, np.ndarray):
+            return self([images], None if boxes is None else [boxes])[0]
+        inputs = [self._input(image) for image in images]
+        given = None
+        if boxes is not None:
+            given = [_given(b, i) for b, i in zip(boxes, inputs, strict=True)]
+        found = self.model.inference(inputs, given, do_postprocess=False)
+        return [self._people(f, i) for f, i in zip(found, inputs, strict=True)]
+
+    def _input(self, image: np.ndarray) -> dict:
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected a picture (H, W, 3), found {image.shape}")
+        height, width = image.shape[:2]
+        if self.input_format == "RGB":
+            image = image[:, :, ::-1]
+        image = self.aug.get_transform(image).apply_image(image)
+        tensor = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+        return {"image": tensor, "height": height, "width": width}
+
+    def _people(self, instances: Instances, picture: dict) -> People:
+        """The model's output in the picture's own coordinates; no mask is pasted."""
+        height, width = picture["height"], picture["width"]
+        scale_y, scale_x = height / instances.image_size[0], width / instances.image_size[1]
+        scaled = Instances((height, width), **instances.get_fields())
+        scaled.pred_boxes.scale(scale_x, scale_y)
+        scaled.pred_boxes.clip((height, width))
+        if scaled.has("pred_keypoints"):
+            scaled.pred_keypoints[:, :, 0] *= scale_x
+            scaled.pred_keypoints[:, :, 1] *= scale_y
+        return People.from_instances(scaled, self.part_schema, self.keypoint_schema)
+
+
+def _given(boxes: np.ndarray, picture: dict) -> Instances:
+    boxes = torch.as_tensor(np.asarray(boxes, dtype=np.float32)).reshape(-1, 4)
+    height, width = picture["image"].shape[1:]
+    instances = Instances((height, width), pred_boxes=Boxes(boxes.clone()))
+    instances.pred_boxes.scale(width / picture["width"], height / picture["height"])
+    instances.scores = torch.ones(len(boxes))
+    instances.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
+    return instances

@@ -1,0 +1,1 @@
+"""One module a dataset: its native folder -> records. Nothing here knows of networks."""

@@ -1,0 +1,465 @@
+"""Preparing a dataset once: its items -> one shard each -> one file of records.
+
+An item is whatever a reader converts by itself: a picture, a clip. Shards lie in a folder beside
+the output (``<output>.shards/``), each written whole or not at all, so that many processes work at
+once and a run that was stopped goes on where it was. They are merged in the order of the items,
+so that the file does not depend on how many processes there were, and are removed afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..records import RecordError, Records, write_json, write_records
+from ..schema import (
+    BODY,
+    BODYPARTS_7,
+    COCO_17,
+    PASCAL_PERSON_PART,
+    KeypointSchema,
+    PartSchema,
+    get_part_schema,
+)
+from .synthetic import annotations, render
+
+_EXAMPLES = 3  # names a summary gives for each reason
+_MAX_CHUNK = 32  # items a process takes at once: more would make the progress bar jump
+
+_SYNTHETIC_SPLITS = ("train", "val")
+_SYNTHETIC_PICTURES = 1_000_000  # of one split, before the pictures of the next seed begin
+
+
+class BadInput(ValueError):
+    """A file of the dataset is not what it should be: its item is named, counted and skipped.
+
+    Args:
+        where: the file, or what in it.
+        expected: in the same words for the same fault, since a summary counts by it.
+        found: what was there instead.
+    """
+
+    def __init__(self, where: str | os.PathLike, expected: str, found: str) -> None:
+        super().__init__(os.fspath(where), expected, found)
+        self.where = os.fspath(where)
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that did not reach the records.
+
+    Args:
+        where: the file, or what in it.
+        reason: in the same words for the same fault, since a summary counts by it.
+        found: the particulars.
+    """
+
+    where: str
+    reason: str
+    found: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}" if self.found else self.where
+
+
+@dataclass
+class Picture:
+    """A picture and its people.
+
+    Args:
+        file_name: relative to the dataset's folder.
+        height, width: in pixels.
+        annotations: as `records.person_annotation` and `records.ignore_annotation` give them.
+        exhaustive: false where there may be people nobody labelled.
+        extra: more keys of the image's record.
+    """
+
+    file_name: str
+    height: int
+    width: int
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    exhaustive: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Shard:
+    """What one item gives: pictures, and what was left out of them."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What a file of records holds, and what did not get into it. ``str()`` is a table.
+
+    Args:
+        output: the file.
+        pictures, pictures_with_people, people, people_with_joints, ignore_regions: counts.
+        states: (channel, "known" | "derived") -> people in whom the channel is in that state.
+        masks: channel -> people who have a mask of it.
+        left_out: everything that was left out, in the order of the items.
+    """
+
+    output: Path
+    pictures: int = 0
+    pictures_with_people: int = 0
+    people: int = 0
+    people_with_joints: int = 0
+    ignore_regions: int = 0
+    channels: tuple[str, ...] = ()
+    states: Counter[tuple[str, str]] = field(default_factory=Counter)
+    masks: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.output}",
+            f"  pictures        {self.pictures:8d}  ({self.pictures_with_people} with people)",
+            f"  people          {self.people:8d}  ({self.people_with_joints} with joints)",
+            f"  ignore regions  {self.ignore_regions:8d}",
+            f"  {'channel':<14}{'known':>10}{'derived':>10}{'unknown':>10}{'has mask':>10}",
+        ]
+        for channel in self.channels:
+            known, derived = (self.states[channel, state] for state in ("known", "derived"))
+            unknown = self.people - known - derived
+            lines.append(
+                f"  {channel:<14}{known:10d}{derived:10d}{unknown:10d}{self.masks[channel]:10d}"
+            )
+        lines.extend(_reasons(self.left_out))
+        return "\n".join(lines)
+
+
+def _reasons(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    by_reason: dict[str, list[LeftOut]] = {}
+    for one in left_out:
+        by_reason.setdefault(one.reason, []).append(one)
+    if not by_reason:
+        yield "  nothing was left out"
+    for reason, ones in by_reason.items():
+        yield f"  left out {len(ones)}: {reason}"
+        yield from (f"    {one}" for one in ones[:_EXAMPLES])
+        if len(ones) > _EXAMPLES:
+            yield f"    and {len(ones) - _EXAMPLES} more"
+
+
+def prepare(
+    items: Sequence[str],
+    convert: Callable[[str], Shard],
+    output: str | os.PathLike,
+    part_schema: PartSchema,
+    keypoint_schema: KeypointSchema,
+    *,
+    workers: int = 1,
+    info: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Convert every item and write one file of records.
+
+    A run that was stopped is taken up again: items whose shard is there are not converted a second
+    time, unless the schemas or ``info`` have changed since. Items that were left out are tried
+    again.
+
+    Args:
+        items: names, in the order that pictures and ids will have.
+        convert: item -> `Shard`; picklable, because it runs in other processes. `BadInput` from it
+            leaves the item out; any other exception ends the run.
+        output: the file to write; what is there is replaced.
+        part_schema, keypoint_schema: what the annotations are in.
+        workers: processes; with 1 everything happens in this one.
+        info: goes into the file's ``info``. Every setting that changes the result belongs here,
+            because shards made with another ``info`` are thrown away.
+
+    Returns:
+        What was written, and what was left out.
+
+    Raises:
+        RecordError: no picture is left. No file is written.
+        RuntimeError: ``convert`` failed otherwise than by `BadInput`; the cause is attached. The
+            shards stay for the next run.
+    """
+    output = Path(output)
+    records = Records(part_schema, keypoint_schema, info=dict(info or {}))
+    folder = output.with_name(output.name + ".shards")
+    _open_shards(folder, records)
+
+    summary = Summary(output)
+    convert_one = partial(_convert_one, convert, folder)
+    failures = _run(convert_one, list(enumerate(items)), workers)
+    for i, failure in enumerate(tqdm(failures, desc=output.name, total=len(items), disable=None)):
+        if failure is not None:
+            summary.left_out.append(failure)
+            continue
+        shard = json.loads(_shard_path(folder, i).read_text())
+        summary.left_out.extend(LeftOut(**one) for one in shard["left_out"])
+        for picture in shard["pictures"]:
+            extra = picture.pop("extra")
+            records.add_image(**picture, **extra)
+
+    if not records.images:
+        shutil.rmtree(folder)
+        why = "\n".join(_reasons(summary.left_out))
+        raise RecordError(f"{output}: no picture is left of {len(items)} items\n{why}")
+    write_records(output, records)
+    shutil.rmtree(folder)
+    _count(records, summary)
+    return summary
+
+
+def _open_shards(folder: Path, records: Records) -> None:
+    """Make the folder, without the shards of other settings."""
+    settings = folder / "settings.json"
+    header = json.loads(json.dumps(records.to_dict()))
+    if _read_json(settings) != header and folder.exists():
+        shutil.rmtree(folder)
+    write_json(settings, header)
+
+
+def _read_json(path: Path) -> Any:
+    """The content, or None where there is none: a crash of the machine may leave an empty file."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:07d}.json"
+
+
+def _convert_one(
+    convert: Callable[[str], Shard], folder: Path, numbered_item: tuple[int, str]
+) -> LeftOut | None:
+    """Write the item's shard unless it is there. Returns why there is none, or None."""
+    index, item = numbered_item
+    path = _shard_path(folder, index)
+    known = _read_json(path)
+    if known is not None and known["item"] == item:
+        return None
+    try:
+        shard = convert(item)
+    except BadInput as e:
+        return LeftOut(e.where, f"expected {e.expected}", f"found {e.found}")
+    except Exception as e:
+        raise RuntimeError(f"converting {item!r} failed: {type(e).__name__}: {e}") from e
+    write_json(path, {"item": item, **asdict(shard)})
+    return None
+
+
+def _run(function: Callable, arguments: Sequence, workers: int) -> Iterator:
+    """The results in order, from this process or from several."""
+    if workers <= 1:
+        yield from map(function, arguments)
+        return
+    chunk = max(1, min(_MAX_CHUNK, len(arguments) // (4 * workers)))
+    with ProcessPoolExecutor(workers, mp_context=_process_context()) as pool:
+        try:
+            yield from pool.map(function, arguments, chunksize=chunk)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _process_context() -> BaseContext:
+    """How processes start. Not by forking this one: libraries' threads do not survive that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, not by every process: where Detectron2 is installed that takes seconds.
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _count(records: Records, summary: Summary) -> None:
+    unions = set()
+    for annotation in records.annotations:
+        if annotation["iscrowd"]:
+            summary.ignore_regions += 1
+            continue
+        summary.people += 1
+        summary.people_with_joints += annotation["num_keypoints"] > 0
+        summary.states.update(annotation["part_state"].items())
+        unions.update(annotation.get("unsided", ()))
+        summary.masks.update(list(annotation["part_segmentation"]))
+        summary.masks.update(list(annotation.get("unsided", ())))
+        summary.masks[BODY] += "segmentation" in annotation
+    summary.pictures = len(records.images)
+    summary.pictures_with_people = len(
+        {a["image_id"] for a in records.annotations if not a["iscrowd"]}
+    )
+    summary.channels = (*records.part_schema.channels, *sorted(unions))
+
+
+def picture_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(H, W) of a picture that can be read whole. Raises `BadInput` where it cannot."""
+    path = Path(path)
+    expected = "a whole picture"
+    if not path.is_file():
+        raise BadInput(path, expected, "no file")
+    # From memory, because OpenCV's imread fills up a JPEG that was cut off, on which Pillow, and
+    # with it Detectron2's reader, fails later.
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise BadInput(path, expected, "a file that cannot be decoded")
+    return image.shape[:2]
+
+
+def write_picture(path: str | os.PathLike, image: np.ndarray, *, quality: int = 95) -> None:
+    """Write a BGR uint8 (H, W, 3) picture as JPEG, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)
+
+
+def datasets_root() -> Path:
+    """Where datasets lie, as Detectron2 has it: ``$DETECTRON2_DATASETS``, else ``datasets``."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def records_path(root: str | os.PathLike, dataset: str, split: str, schema: PartSchema) -> Path:
+    """The file of records of one split: ``<root>/<dataset>_<split>.<schema>.json``."""
+    return Path(root) / f"{dataset}_{split}.{schema.name}.json"
+
+
+def argument_parser(
+    description: str, dataset: str, schemas: Iterable[str]
+) -> argparse.ArgumentParser:
+    """What every preparing command understands: root, schema, workers, limit."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=datasets_root() / dataset,
+        help="the dataset's folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--schema",
+        nargs="+",
+        choices=sorted(schemas),
+        default=["bodyparts-7"],
+        help="part schemas, one file each (default: bodyparts-7)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=os.cpu_count(),
+        help="processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=_positive,
+        help="take only the first of a split; the file then holds no more than these",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+def run_all(jobs: Iterable[Callable[[], Summary]]) -> None:
+    """Run preparing jobs and print their summaries; data that is not there ends the command."""
+    for job in jobs:
+        try:
+            print(job())
+        except (FileNotFoundError, RecordError) as e:
+            raise SystemExit(f"error: {e}") from e
+
+
+def prepare_synthetic(
+    root: str | os.PathLike,
+    split: str,
+    count: int,
+    part_schema: PartSchema,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+) -> Summary:
+    """Draw ``<root>/images/<split>_*.jpg`` and write ``<root>/synthetic_<split>.<schema>.json``.
+
+    Args:
+        root: the folder to write to.
+        split: "train" or "val"; they have no picture in common, whatever their seeds.
+        count: pictures.
+        part_schema: what the annotations are in.
+        seed: another number gives other pictures.
+        workers: processes.
+    """
+    items = [f"{split}_{i:06d}" for i in range(count)]
+    return prepare(
+        items,
+        partial(_draw_synthetic, root=Path(root), part_schema=part_schema, seed=seed),
+        records_path(root, "synthetic", split, part_schema),
+        part_schema,
+        COCO_17,
+        workers=workers,
+        info={"description": "synthetic people", "split": split, "seed": seed},
+    )
+
+
+def _draw_synthetic(item: str, root: Path, part_schema: PartSchema, seed: int) -> Shard:
+    split, number = item.split("_")
+    file_name = f"images/{item}.jpg"
+    picture = render(_picture_seed(split, int(number), seed))
+    write_picture(root / file_name, picture.image)
+    height, width = picture.image.shape[:2]
+    people = annotations(picture, part_schema, COCO_17)
+    return Shard([Picture(file_name, height, width, people)])
+
+
+def _picture_seed(split: str, number: int, seed: int) -> int:
+    """Even for train, odd for val: no picture of one is in the other."""
+    return 2 * (_SYNTHETIC_PICTURES * seed + number) + _SYNTHETIC_SPLITS.index(split)
+
+
+def main_synthetic(argv: Sequence[str] | None = None) -> None:
+    """The command: draw both splits, write their records, print a summary of each."""
+    parser = argument_parser(
+        "Draw synthetic people and write their records.",
+        "synthetic",
+        (BODYPARTS_7.name, PASCAL_PERSON_PART.name),
+    )
+    parser.add_argument("--train", type=_positive, default=600, help="pictures (default: 600)")
+    parser.add_argument("--val", type=_positive, default=100, help="pictures (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    args = parser.parse_args(argv)
+    run_all(
+        partial(
+            prepare_synthetic,
+            args.root,
+            split,
+            min(count, args.limit or count),
+            get_part_schema(name),
+            seed=args.seed,
+            workers=args.workers,
+        )
+        for name in args.schema
+        for split, count in (("train", args.train), ("val", args.val))
+    )

@@ -1,0 +1,410 @@
+"""The one annotation format: COCO's JSON with parts.
+
+A file holds one split in one part schema (``voc_part_train.bodyparts-7.json``). pycocotools and
+Detectron2's own loader open it as it is; they see people with boxes, body masks and joints. On top
+of COCO's keys an annotation has
+
+* ``part_segmentation``: {channel: compressed RLE} of the parts (the body's is ``segmentation``),
+* ``part_state``: {channel: "known" | "derived"}, ``body`` and unions listed like any channel. A
+  channel without an entry is unknown: not labelled, which is not the same as absent. A known
+  channel without a mask is known to be empty,
+* ``unsided`` (optional): {union: RLE} where only the union of two sided channels is known, e.g.
+  ``arm``,
+* ``ignore_segmentation`` (optional): RLE of the pixels at which nothing is known of this person.
+
+Images carry ``exhaustive``: false where there may be people nobody labelled. Regions in which
+nothing is to be counted are ``iscrowd: 1``. ``info`` names the schemas.
+
+Masks are boolean (H, W) arrays over the whole picture. Coordinates are COCO's: boxes XYWH in
+pixels, joints as pixel indices (the centre of the first pixel is 0).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from .schema import (
+    BODY,
+    KeypointSchema,
+    PartSchema,
+    get_keypoint_schema,
+    get_part_schema,
+)
+
+FORMAT_VERSION = 1
+PERSON_CATEGORY_ID = 1
+STATES = ("known", "derived")
+
+# Where only joints are known, the box is their hull, enlarged on each side by this share of its
+# longer edge: joints lie inside the limbs, not on the silhouette.
+JOINT_HULL_MARGIN = 0.1
+
+
+class RecordError(ValueError):
+    """A record or a file of records is not what it should be; the message names file and fault."""
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A boolean (H, W) mask as compressed RLE with ``counts`` as text, as JSON needs it."""
+    if mask.ndim != 2:
+        raise ValueError(f"expected a mask of shape (H, W), found {mask.shape}")
+    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
+    """The boolean (H, W) mask of an RLE, compressed or not."""
+    if isinstance(rle["counts"], list):
+        rle = mask_util.frPyObjects(dict(rle), *rle["size"])
+    return mask_util.decode(rle).astype(bool)
+
+
+def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
+    """The boolean (H, W) mask of a COCO ``segmentation``: RLE or polygons in pixels."""
+    if isinstance(segmentation, Mapping):
+        return decode_mask(segmentation)
+    rles = mask_util.frPyObjects(list(segmentation), height, width)
+    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+
+
+def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """The tight XYXY box of a boolean (H, W) mask, ends exclusive; None where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def label_map(
+    parts: Mapping[str, np.ndarray], schema: PartSchema, shape: tuple[int, int]
+) -> np.ndarray:
+    """Settle overlaps by the schema's paint order.
+
+    Args:
+        parts: part name -> boolean (H, W) mask; parts that are not there are left out.
+        schema: names, and which of two overlapping parts wins.
+        shape: (H, W).
+
+    Returns:
+        (H, W) uint8: 0 = no part, else the channel's index in the schema.
+
+    Raises:
+        ValueError: a name that is no part of the schema, or a mask of another shape.
+    """
+    unknown = set(parts) - set(schema.parts)
+    if unknown:
+        raise ValueError(f"{sorted(unknown)} are no parts of schema {schema.name}: {schema.parts}")
+    labels = np.zeros(shape, dtype=np.uint8)
+    for name in schema.paint_order:
+        if name in parts:
+            if parts[name].shape != tuple(shape):
+                raise ValueError(f"mask of {name}: expected {shape}, found {parts[name].shape}")
+            labels[parts[name].astype(bool)] = schema.index(name)
+    return labels
+
+
+def person_annotation(
+    part_schema: PartSchema,
+    keypoint_schema: KeypointSchema,
+    image_shape: tuple[int, int],
+    *,
+    body: np.ndarray | None = None,
+    parts: Mapping[str, np.ndarray] | None = None,
+    states: Mapping[str, str] | None = None,
+    unsided: Mapping[str, np.ndarray] | None = None,
+    ignore: np.ndarray | None = None,
+    keypoints: np.ndarray | None = None,
+    bbox: Iterable[float] | None = None,
+) -> dict[str, Any]:
+    """One person's annotation, still without ``id`` and ``image_id``.
+
+    Overlapping parts are settled by the paint order; parts are clipped by the body where it is
+    known. The box is the body's tight box, else ``bbox``, else the hull of the labelled joints
+    enlarged by ``JOINT_HULL_MARGIN``.
+
+    Args:
+        part_schema, keypoint_schema: what the names mean.
+        image_shape: (H, W) of the picture.
+        body: boolean (H, W), or None where the silhouette is unknown.
+        parts: part name -> boolean (H, W).
+        states: channel -> "known" or "derived". Left out: what has a mask is known. A channel
+            listed here without a mask is known to be empty.
+        unsided: union name (``arm``) -> boolean (H, W), where sides are unknown.
+        ignore: boolean (H, W), pixels at which nothing is known of this person.
+        keypoints: (K, 3) of x, y in pixel indices and v in {0, 1, 2}.
+        bbox: XYWH, used where the body is unknown.
+
+    Raises:
+        ValueError: the body is known and empty, or nothing gives a box; also as `label_map`.
+    """
+    height, width = image_shape
+    parts = dict(parts or {})
+    unsided = dict(unsided or {})
+    if states is None:
+        states = dict.fromkeys([*([BODY] if body is not None else []), *parts, *unsided], "known")
+    if keypoints is None:
+        keypoints = np.zeros((len(keypoint_schema), 3))
+    keypoints = np.asarray(keypoints, dtype=float)
+    labelled = keypoints[:, 2] > 0
+
+    annotation: dict[str, Any] = {"category_id": PERSON_CATEGORY_ID, "iscrowd": 0}
+    if body is not None:
+        box = mask_box(body)
+        if box is None:
+            raise ValueError("the body mask is empty")
+        annotation["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+        annotation["area"] = int(np.count_nonzero(body))
+        annotation["segmentation"] = encode_mask(body)
+    else:
+        if bbox is None:
+            bbox = _joint_hull(keypoints[labelled, :2], height, width)
+        annotation["bbox"] = [round(float(v), 2) for v in bbox]
+        annotation["area"] = round(annotation["bbox"][2] * annotation["bbox"][3], 2)
+
+    labels = label_map(parts, part_schema, image_shape)
+    if body is not None:
+        labels[~body] = 0
+    annotation["part_segmentation"] = {
+        name: encode_mask(labels == part_schema.index(name))
+        for name in part_schema.parts
+        if name in parts and (labels == part_schema.index(name)).any()
+    }
+    annotation["part_state"] = dict(states)
+    if unsided:
+        free = labels == 0 if body is None else (labels == 0) & body
+        annotation["unsided"] = {k: encode_mask(m & free) for k, m in unsided.items()}
+    if ignore is not None and ignore.any():
+        annotation["ignore_segmentation"] = encode_mask(ignore)
+
+    keypoints = np.where(labelled[:, None], keypoints, 0.0)
+    annotation["keypoints"] = [round(float(v), 2) for v in keypoints.ravel()]
+    annotation["num_keypoints"] = int(labelled.sum())
+    return annotation
+
+
+def ignore_annotation(
+    keypoint_schema: KeypointSchema, image_shape: tuple[int, int], mask: np.ndarray
+) -> dict[str, Any]:
+    """A region in which nothing counts (a crowd): ``iscrowd: 1``. The mask is (H, W), not empty."""
+    body_only = person_annotation(
+        PartSchema("body", (BODY,)), keypoint_schema, image_shape, body=mask, states={}
+    )
+    return {**body_only, "iscrowd": 1}
+
+
+def _joint_hull(points: np.ndarray, height: int, width: int) -> list[float]:
+    if len(points) == 0:
+        raise ValueError("nothing gives a box: no body, no box, no labelled joint")
+    low, high = points.min(axis=0), points.max(axis=0) + 1
+    margin = JOINT_HULL_MARGIN * (high - low).max()
+    x0, y0 = np.maximum(low - margin, 0)
+    x1, y1 = np.minimum(high + margin, (width, height))
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+@dataclass
+class Records:
+    """A file of records in memory: COCO's four lists, and the schemas they are in."""
+
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def add_image(
+        self,
+        file_name: str,
+        height: int,
+        width: int,
+        annotations: Iterable[dict[str, Any]],
+        *,
+        exhaustive: bool = True,
+        **extra: Any,
+    ) -> int:
+        """Append a picture and its annotations, numbering both from 1. Returns the image id."""
+        image_id = len(self.images) + 1
+        image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        self.images.append({**image, "exhaustive": exhaustive, **extra})
+        for annotation in annotations:
+            ids = {"id": len(self.annotations) + 1, "image_id": image_id}
+            self.annotations.append({**ids, **annotation})
+        return image_id
+
+    def by_image(self) -> dict[int, list[dict[str, Any]]]:
+        """Image id -> its annotations, in file order; every image has an entry."""
+        groups: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
+        for annotation in self.annotations:
+            groups[annotation["image_id"]].append(annotation)
+        return groups
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written: COCO's ``info``, ``images``, ``annotations``, ``categories``."""
+        keypoints = self.keypoint_schema
+        return {
+            "info": {
+                **self.info,
+                "format": "detectron2_bodyparts",
+                "version": FORMAT_VERSION,
+                "part_schema": self.part_schema.name,
+                "channels": list(self.part_schema.channels),
+                "keypoint_schema": keypoints.name,
+            },
+            "images": self.images,
+            "annotations": self.annotations,
+            "categories": [
+                {
+                    "id": PERSON_CATEGORY_ID,
+                    "name": "person",
+                    "supercategory": "person",
+                    "keypoints": list(keypoints.keypoints),
+                    "skeleton": [[a + 1, b + 1] for a, b in keypoints.bones],
+                }
+            ],
+        }
+
+
+def write_records(path: str | os.PathLike, records: Records) -> None:
+    """Write a file of records at once or not at all."""
+    write_json(path, records.to_dict())
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON through a temporary file beside it, so that no half-written file is left."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as f:
+            json.dump(content, f, separators=(",", ":"))
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_records(path: str | os.PathLike) -> Records:
+    """Read a file of records.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: it is not JSON, not this format, or names schemas that are not registered.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as e:
+        raise RecordError(f"{path}: not JSON ({e})") from e
+    if not isinstance(content, dict) or content.get("info", {}).get("format") != (
+        "detectron2_bodyparts"
+    ):
+        raise RecordError(f"{path}: expected a file of body part records, found other JSON")
+    info = content["info"]
+    if info["version"] != FORMAT_VERSION:
+        raise RecordError(f"{path}: expected version {FORMAT_VERSION}, found {info['version']}")
+    try:
+        part_schema = get_part_schema(info["part_schema"])
+        keypoint_schema = get_keypoint_schema(info["keypoint_schema"])
+    except KeyError as e:
+        raise RecordError(f"{path}: {e.args[0]}") from e
+    if list(part_schema.channels) != info["channels"]:
+        raise RecordError(
+            f"{path}: schema {part_schema.name} has channels {list(part_schema.channels)},"
+            f" the file was written with {info['channels']}"
+        )
+    return Records(
+        part_schema, keypoint_schema, content["images"], content["annotations"], dict(info)
+    )
+
+
+def validate_records(records: Records, image_root: str | os.PathLike | None = None) -> list[str]:
+    """Everything that is wrong with the records, one line a fault; empty where all is well.
+
+    Args:
+        records: what to look through.
+        image_root: where ``file_name`` starts; left out, the files are not looked for.
+    """
+    faults = []
+    images = {image["id"]: image for image in records.images}
+    if len(images) != len(records.images):
+        faults.append("image ids repeat")
+    if len({a["id"] for a in records.annotations}) != len(records.annotations):
+        faults.append("annotation ids repeat")
+    if image_root is not None:
+        for image in records.images:
+            if not (Path(image_root) / image["file_name"]).is_file():
+                faults.append(f"image {image['id']}: no file {image['file_name']}")
+    for annotation in records.annotations:
+        where = f"annotation {annotation['id']}"
+        image = images.get(annotation["image_id"])
+        if image is None:
+            faults.append(f"{where}: no image {annotation['image_id']}")
+            continue
+        where = f"{image['file_name']}, {where}"
+        faults.extend(f"{where}: {fault}" for fault in _faults_of(annotation, image, records))
+    return faults
+
+
+def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
+    faults = []
+    schema = records.part_schema
+    size = [image["height"], image["width"]]
+    names = {*schema.channels, *schema.unions}
+
+    x, y, w, h = annotation["bbox"]
+    if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > size[1] + 1 or y + h > size[0] + 1:
+        faults.append(f"box {annotation['bbox']} is empty or outside {size[1]}x{size[0]}")
+    if len(annotation["keypoints"]) != 3 * len(records.keypoint_schema):
+        faults.append(
+            f"expected {3 * len(records.keypoint_schema)} numbers of joints,"
+            f" found {len(annotation['keypoints'])}"
+        )
+    elif annotation["num_keypoints"] != sum(v > 0 for v in annotation["keypoints"][2::3]):
+        faults.append(f"num_keypoints is {annotation['num_keypoints']}, the joints say otherwise")
+    if annotation["iscrowd"]:
+        return faults
+
+    states = annotation["part_state"]
+    for channel, state in states.items():
+        if channel not in names:
+            faults.append(f"{channel!r} is no channel of {schema.name}")
+        if state not in STATES:
+            faults.append(f"state of {channel!r} is {state!r}, expected one of {STATES}")
+    if (BODY in states) != ("segmentation" in annotation):
+        faults.append("the body is known and has no mask, or has one and is not known")
+    masks = {**annotation["part_segmentation"], **annotation.get("unsided", {})}
+    for channel, rle in masks.items():
+        if channel not in states:
+            faults.append(f"{channel!r} has a mask but no state")
+        if list(rle["size"]) != size:
+            faults.append(f"mask of {channel!r} is {rle['size']}, the picture is {size}")
+    if faults:
+        return faults
+    body = None
+    if "segmentation" in annotation:
+        body = decode_segmentation(annotation["segmentation"], *size)
+    taken = np.zeros(size, dtype=bool)
+    for channel, rle in masks.items():
+        mask = decode_mask(rle)
+        if body is not None and (mask & ~body).any():
+            faults.append(f"{channel!r} reaches outside the body")
+        if (mask & taken).any():
+            faults.append(f"{channel!r} overlaps another part")
+        taken |= mask
+    return faults

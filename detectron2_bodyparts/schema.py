@@ -1,0 +1,393 @@
+"""What the channels and the joints are called, and all that follows from their names.
+
+A schema is the only place that knows a part's or a joint's name. Sides, flips, paint order and the
+matching of one dataset's joints to another's are derived from it, so that a schema of your own is
+a few lines:
+
+    >>> from detectron2_bodyparts.schema import PartSchema, register_part_schema
+    >>> hands = PartSchema("hands", ("body", "right_hand", "left_hand"))
+    >>> hands.flip_permutation
+    (0, 2, 1)
+    >>> register_part_schema(hands)
+
+Sides are always the person's own, never the viewer's.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass, field
+from functools import cached_property
+
+BODY = "body"
+SIDES = ("right", "left")
+
+# A part's place on the body, from the inside out: where two masks overlap, the later one wins, so
+# that an arm in front of the chest is arm. Matched against the end of the part's name.
+_PAINT_ORDER = (
+    ("torso",),
+    ("head",),
+    ("upper_leg", "upper_legs"),
+    ("leg", "legs", "lower_leg", "lower_legs", "foot", "feet"),
+    ("upper_arm", "upper_arms"),
+    ("arm", "arms", "lower_arm", "lower_arms", "hand", "hands"),
+)
+
+
+def mirrored_name(name: str) -> str:
+    """The name with its side exchanged: ``right_arm`` -> ``left_arm``; unsided names stay."""
+    for side, other in (SIDES, SIDES[::-1]):
+        if name.startswith(side + "_"):
+            return other + name[len(side) :]
+    return name
+
+
+def unsided_name(name: str) -> str:
+    """The name without its side: ``right_arm`` -> ``arm``; unsided names stay."""
+    for side in SIDES:
+        if name.startswith(side + "_"):
+            return name[len(side) + 1 :]
+    return name
+
+
+def _flip_permutation(kind: str, owner: str, names: tuple[str, ...]) -> tuple[int, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"{owner}: {kind} names repeat: {names}")
+    permutation = []
+    for name in names:
+        mirrored = mirrored_name(name)
+        if mirrored not in names:
+            raise ValueError(f"{owner}: {kind} {name!r} has no counterpart {mirrored!r}")
+        permutation.append(names.index(mirrored))
+    return tuple(permutation)
+
+
+def _sided_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (i, names.index(mirrored_name(name)))
+        for i, name in enumerate(names)
+        if name.startswith("right_")
+    )
+
+
+def _distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    colors = []
+    for i in range(count):
+        rgb = colorsys.hsv_to_rgb(i / max(count, 1), 0.75, 0.95 if i % 2 == 0 else 0.7)
+        colors.append(tuple(round(255 * c) for c in rgb))
+    return tuple(colors)
+
+
+@dataclass(frozen=True)
+class PartSchema:
+    """The channels of a part model.
+
+    Args:
+        name: the schema's name, as configs and record files give it.
+        channels: channel names. The first is ``body``, the whole silhouette, which contains the
+            others; the others ("parts") exclude one another. At most 63 names, parts and unions
+            together, because a pixel's part is kept in six bits.
+        colors: RGB in 0..255, one a channel; made up where left out.
+
+    Raises:
+        ValueError: ``body`` is not first, names repeat, or a sided name has no counterpart.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.channels or self.channels[0] != BODY:
+            raise ValueError(f"{self.name}: the first channel must be {BODY!r}: {self.channels}")
+        if not self.colors:
+            object.__setattr__(self, "colors", _distinct_colors(len(self.channels)))
+        if len(self.colors) != len(self.channels):
+            raise ValueError(
+                f"{self.name}: {len(self.channels)} channels but {len(self.colors)} colors"
+            )
+        _ = self.flip_permutation  # its checks come first: unions take the counterparts for granted
+        if len(self.parts) + len(self.unions) > 63:
+            raise ValueError(f"{self.name}: at most 63 parts and unions, six bits hold no more")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The channels without ``body``. Part ``i`` of a label map is ``channels[i]``, 1-based."""
+        return self.channels[1:]
+
+    def index(self, channel: str) -> int:
+        """The channel's index. Raises ``KeyError`` naming the channels there are."""
+        if channel not in self.channels:
+            raise KeyError(f"schema {self.name} has no channel {channel!r}, only {self.channels}")
+        return self.channels.index(channel)
+
+    @cached_property
+    def flip_permutation(self) -> tuple[int, ...]:
+        """``flipped[c] = channels[flip_permutation[c]]``; its own inverse."""
+        return _flip_permutation("channel", self.name, self.channels)
+
+    @cached_property
+    def sided_pairs(self) -> tuple[tuple[int, int], ...]:
+        """(right, left) channel indices of every sided pair."""
+        return _sided_pairs(self.channels)
+
+    @cached_property
+    def unions(self) -> dict[str, tuple[int, int]]:
+        """Unsided name -> the (right, left) channel indices it is the union of, e.g. ``arm``."""
+        return {unsided_name(self.channels[r]): (r, left) for r, left in self.sided_pairs}
+
+    @cached_property
+    def paint_order(self) -> tuple[str, ...]:
+        """The parts from the first painted to the last: where masks overlap, the later one wins."""
+
+        def rank(part: str) -> int:
+            for i, names in enumerate(_PAINT_ORDER):
+                if unsided_name(part) in names:
+                    return i
+            return len(_PAINT_ORDER)
+
+        return tuple(sorted(self.parts, key=rank))
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """The joints of a skeleton.
+
+    Args:
+        name: the schema's name.
+        keypoints: joint names, in the order of the data.
+        skeleton: bones as pairs of joint names.
+        sigmas: the per-joint constants of object keypoint similarity (COCO's ``k / 2``).
+
+    Raises:
+        ValueError: names repeat, a bone names no joint, or lengths differ.
+    """
+
+    name: str
+    keypoints: tuple[str, ...]
+    skeleton: tuple[tuple[str, str], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sigmas:
+            sigmas = tuple(_SIGMAS.get(unsided_name(k), _DEFAULT_SIGMA) for k in self.keypoints)
+            object.__setattr__(self, "sigmas", sigmas)
+        if not self.skeleton:
+            names = set(self.keypoints)
+            bones = tuple(bone for bone in _BONES if names.issuperset(bone))
+            object.__setattr__(self, "skeleton", bones)
+        if len(self.sigmas) != len(self.keypoints):
+            raise ValueError(
+                f"{self.name}: {len(self.keypoints)} joints but {len(self.sigmas)} sigmas"
+            )
+        for bone in self.skeleton:
+            if not set(bone) <= set(self.keypoints):
+                raise ValueError(f"{self.name}: bone {bone} names no joint of {self.keypoints}")
+        _ = self.flip_permutation
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    @cached_property
+    def flip_permutation(self) -> tuple[int, ...]:
+        """``flipped[k] = joints[flip_permutation[k]]``; its own inverse."""
+        return _flip_permutation("joint", self.name, self.keypoints)
+
+    @cached_property
+    def flip_map(self) -> tuple[tuple[str, str], ...]:
+        """(right, left) names: Detectron2's ``keypoint_flip_map``."""
+        return tuple((self.keypoints[r], self.keypoints[left]) for r, left in self.sided_pairs)
+
+    @cached_property
+    def sided_pairs(self) -> tuple[tuple[int, int], ...]:
+        """(right, left) joint indices of every sided pair."""
+        return _sided_pairs(self.keypoints)
+
+    @cached_property
+    def bones(self) -> tuple[tuple[int, int], ...]:
+        """The skeleton as pairs of 0-based joint indices."""
+        return tuple((self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.skeleton)
+
+    def match(self, other: KeypointSchema) -> tuple[int, ...]:
+        """For each joint here, the index of the joint of the same name in ``other``, or -1."""
+        return tuple(
+            other.keypoints.index(k) if k in other.keypoints else -1 for k in self.keypoints
+        )
+
+
+# COCO's sigmas (cocodataset.org, keypoint evaluation). J-HMDB's own list agrees with them where
+# names are shared and gives .025 to neck and face, .107 to belly. LSP's head top has no published
+# sigma: the nose's is used.
+_SIGMAS = {
+    "nose": 0.026,
+    "eye": 0.025,
+    "ear": 0.035,
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+    "neck": 0.025,
+    "face": 0.025,
+    "belly": 0.107,
+    "head_top": 0.026,
+}
+_DEFAULT_SIGMA = 0.079  # a shoulder's: neither the tightest nor the loosest
+
+
+def _both(a: str, b: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{side}_{a}", f"{side}_{b}") for side in SIDES)
+
+
+# A skeleton takes those of these bones whose two joints it has.
+_BONES = (
+    *_both("ankle", "knee"),
+    *_both("knee", "hip"),
+    ("right_hip", "left_hip"),
+    *_both("hip", "shoulder"),
+    ("right_shoulder", "left_shoulder"),
+    *_both("shoulder", "elbow"),
+    *_both("elbow", "wrist"),
+    ("right_eye", "left_eye"),
+    ("nose", "right_eye"),
+    ("nose", "left_eye"),
+    *_both("eye", "ear"),
+    *_both("ear", "shoulder"),
+    ("neck", "face"),
+    ("neck", "belly"),
+    ("neck", "head_top"),
+)
+
+BODYPARTS_7 = PartSchema(
+    "bodyparts-7",
+    ("body", "head", "torso", "right_arm", "left_arm", "right_leg", "left_leg"),
+    colors=(
+        (200, 200, 200),
+        (230, 60, 60),
+        (245, 190, 50),
+        (40, 160, 70),
+        (140, 220, 110),
+        (40, 90, 220),
+        (110, 190, 245),
+    ),
+)
+
+PASCAL_PERSON_PART = PartSchema(
+    "pascal-person-part",
+    ("body", "head", "torso", "upper_arms", "lower_arms", "upper_legs", "lower_legs"),
+    colors=(
+        (200, 200, 200),
+        (230, 60, 60),
+        (245, 190, 50),
+        (40, 160, 70),
+        (140, 220, 110),
+        (40, 90, 220),
+        (110, 190, 245),
+    ),
+)
+
+COCO_17 = KeypointSchema(
+    "coco-17",
+    (
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+)
+
+JHMDB_15 = KeypointSchema(
+    "jhmdb-15",
+    (
+        "neck",
+        "belly",
+        "face",
+        "right_shoulder",
+        "left_shoulder",
+        "right_hip",
+        "left_hip",
+        "right_elbow",
+        "left_elbow",
+        "right_knee",
+        "left_knee",
+        "right_wrist",
+        "left_wrist",
+        "right_ankle",
+        "left_ankle",
+    ),
+)
+
+LSP_14 = KeypointSchema(
+    "lsp-14",
+    (
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "neck",
+        "head_top",
+    ),
+)
+
+# Every joint of the three, COCO's first: a model of it can train on any of them.
+UNION_21 = KeypointSchema(
+    "union-21", tuple(dict.fromkeys(COCO_17.keypoints + JHMDB_15.keypoints + LSP_14.keypoints))
+)
+
+_PART_SCHEMAS = {s.name: s for s in (BODYPARTS_7, PASCAL_PERSON_PART)}
+_KEYPOINT_SCHEMAS = {s.name: s for s in (COCO_17, JHMDB_15, LSP_14, UNION_21)}
+
+
+def _register(registry: dict, schema) -> None:
+    known = registry.get(schema.name)
+    if known is not None and known != schema:
+        raise ValueError(f"another schema is already called {schema.name!r}")
+    registry[schema.name] = schema
+
+
+def _get(kind: str, registry: dict, name: str):
+    if name not in registry:
+        raise KeyError(f"no {kind} schema {name!r}; there are {sorted(registry)}")
+    return registry[name]
+
+
+def register_part_schema(schema: PartSchema) -> None:
+    """Make a schema known by its name. Raises ``ValueError`` if another one has the name."""
+    _register(_PART_SCHEMAS, schema)
+
+
+def register_keypoint_schema(schema: KeypointSchema) -> None:
+    """Make a schema known by its name. Raises ``ValueError`` if another one has the name."""
+    _register(_KEYPOINT_SCHEMAS, schema)
+
+
+def get_part_schema(name: str) -> PartSchema:
+    """The part schema of that name. Raises ``KeyError`` naming those there are."""
+    return _get("part", _PART_SCHEMAS, name)
+
+
+def get_keypoint_schema(name: str) -> KeypointSchema:
+    """The keypoint schema of that name. Raises ``KeyError`` naming those there are."""
+    return _get("keypoint", _KEYPOINT_SCHEMAS, name)

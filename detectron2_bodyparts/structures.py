@@ -1,0 +1,247 @@
+"""People's part masks, one byte a pixel.
+
+Parts exclude one another, so a pixel of one person is described by one byte: six bits say which
+part it is, one whether it is body, one whether it is to be ignored. The planes are cropped to what
+they hold and channels come apart only for the sampled regions, on their device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .records import BODY, decode_mask, decode_segmentation, mask_box
+from .schema import PartSchema
+
+PART_BITS = 0x3F  # 0 = no part, 1..P = the channel's index, P+1.. = the schema's unions in order
+BODY_BIT = 0x40
+IGNORE_BIT = 0x80
+
+UNKNOWN, KNOWN, DERIVED = 0, 1, 2
+_STATE_CODES = {"known": KNOWN, "derived": DERIVED}
+
+
+def target_names(schema: PartSchema) -> tuple[str, ...]:
+    """What a mask target has a plane for: the channels, then the unions of sided channels."""
+    return (*schema.channels, *schema.unions)
+
+
+def part_plane(
+    annotation: Mapping[str, Any], schema: PartSchema, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One person's record as a byte plane.
+
+    Args:
+        annotation: a person of a record file, or of any COCO file (then only the body is known).
+        schema: the schema the annotation is in.
+        height, width: the picture's.
+
+    Returns:
+        plane: (H, W) uint8 of ``PART_BITS``, ``BODY_BIT`` and ``IGNORE_BIT``.
+        state: (C + U,) uint8 of UNKNOWN, KNOWN, DERIVED, one for each of `target_names`.
+    """
+    names = target_names(schema)
+    plane = np.zeros((height, width), dtype=np.uint8)
+    segmentation = annotation.get("segmentation")
+    states = annotation.get("part_state", {BODY: "known"} if segmentation else {})
+    state = np.array([_STATE_CODES.get(states.get(name), UNKNOWN) for name in names], np.uint8)
+    masks = {**annotation.get("unsided", {}), **annotation.get("part_segmentation", {})}
+    for name, rle in masks.items():
+        plane[decode_mask(rle)] = names.index(name)
+    if segmentation:
+        plane[decode_segmentation(segmentation, height, width)] |= BODY_BIT
+    if "ignore_segmentation" in annotation:
+        plane[decode_mask(annotation["ignore_segmentation"])] |= IGNORE_BIT
+    return plane, state
+
+
+def mirror_parts(
+    plane: np.ndarray, state: np.ndarray, schema: PartSchema
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exchange right and left in what a plane's bytes and its state say; pixels stay in place.
+
+    Args:
+        plane, state: as `part_plane` gives them.
+        schema: what they mean.
+    """
+    bits = np.arange(256, dtype=np.uint8)
+    permutation = np.arange(PART_BITS + 1, dtype=np.uint8)
+    permutation[: len(schema.channels)] = schema.flip_permutation
+    table = (bits & ~np.uint8(PART_BITS)) | permutation[bits & PART_BITS]
+    return table[plane], state[permutation[: len(state)]]
+
+
+@dataclass
+class _Store:
+    """The planes of some people, end to end in one vector."""
+
+    data: torch.Tensor  # (total pixels,) uint8
+    windows: torch.Tensor  # (N, 4) int64, XYXY, ends exclusive: the pixels a plane covers
+    offsets: torch.Tensor  # (N,) int64: where a plane starts in data
+    state: torch.Tensor  # (N, C + U) uint8
+
+
+class PartMasks:
+    """Part masks of N people of one picture.
+
+    Indexing returns another view of the same store and copies no pixels, which is what makes it
+    cheap to follow Detectron2's matching of hundreds of proposals to a few people.
+    """
+
+    def __init__(self, schema: PartSchema, store: _Store, index: torch.Tensor) -> None:
+        self.schema = schema
+        self._store = store
+        self._index = index
+
+    @classmethod
+    def from_planes(
+        cls, planes: Sequence[np.ndarray], states: Sequence[np.ndarray], schema: PartSchema
+    ) -> PartMasks:
+        """Crop each plane to what it holds and keep it.
+
+        Args:
+            planes: N arrays (H, W) uint8, as `part_plane` gives them.
+            states: N arrays (C + U,) uint8.
+            schema: what the bytes mean.
+        """
+        crops, windows, offsets, offset = [], [], [], 0
+        for plane in planes:
+            x0, y0, x1, y1 = mask_box(plane) or (0, 0, 0, 0)
+            windows.append((x0, y0, x1, y1))
+            offsets.append(offset)
+            crops.append(plane[y0:y1, x0:x1].reshape(-1))
+            offset += crops[-1].size
+        store = _Store(
+            torch.from_numpy(np.concatenate([*crops, np.zeros(1, np.uint8)])),
+            torch.tensor(windows, dtype=torch.int64).reshape(-1, 4),
+            torch.tensor(offsets, dtype=torch.int64),
+            torch.from_numpy(np.array(states, np.uint8).reshape(-1, len(target_names(schema)))),
+        )
+        return cls(schema, store, torch.arange(len(planes)))
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"PartMasks({len(self)} people, schema={self.schema.name})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the planes are."""
+        return self._store.data.device
+
+    @property
+    def state(self) -> torch.Tensor:
+        """(N, C + U) uint8 of UNKNOWN, KNOWN, DERIVED, in the order of `target_names`."""
+        return self._store.state[self._index]
+
+    def to(self, *args: Any, **kwargs: Any) -> PartMasks:
+        """The same masks on another device."""
+        s = self._store
+        device = torch.empty(0).to(*args, **kwargs).device
+        if device == self.device:
+            return self
+        store = _Store(*(t.to(device) for t in (s.data, s.windows, s.offsets, s.state)))
+        return PartMasks(self.schema, store, self._index.to(device))
+
+    def __getitem__(self, item: int | slice | torch.Tensor) -> PartMasks:
+        """Index by an int, a slice, a bool vector or a vector of indices. Copies no pixels."""
+        if isinstance(item, int):
+            item = [item]
+        return PartMasks(self.schema, self._store, self._index[item])
+
+    @staticmethod
+    def cat(masks: Sequence[PartMasks]) -> PartMasks:
+        """The people of several `PartMasks` of one schema, in order."""
+        first = masks[0]
+        if any(m.schema != first.schema for m in masks):
+            raise ValueError(f"cannot join masks of {sorted({m.schema.name for m in masks})}")
+        if all(m._store is first._store for m in masks):
+            return PartMasks(first.schema, first._store, torch.cat([m._index for m in masks]))
+        pixels = np.cumsum([0, *(m._store.data.numel() for m in masks)])
+        people = np.cumsum([0, *(len(m._store.offsets) for m in masks)])
+        store = _Store(
+            torch.cat([m._store.data for m in masks]),
+            torch.cat([m._store.windows for m in masks]),
+            torch.cat([m._store.offsets + int(p) for m, p in zip(masks, pixels, strict=False)]),
+            torch.cat([m._store.state for m in masks]),
+        )
+        index = torch.cat([m._index + int(p) for m, p in zip(masks, people, strict=False)])
+        return PartMasks(first.schema, store, index)
+
+    @torch.no_grad()
+    def crop_and_resize(
+        self, boxes: torch.Tensor, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets of regions: one bilinear sample a cell and channel, true from 0.5 on.
+
+        Args:
+            boxes: (N, 4) XYXY absolute, continuous, one for each person of this object.
+            size: side S of the targets.
+
+        Returns:
+            targets: (N, C + U, S, S) bool, planes in the order of `target_names`. A union of which
+                no person here knows anything stays false.
+            valid: (N, S, S) bool, false where a sample touches an ignored pixel. What lies outside
+                the person's plane is background.
+        """
+        if boxes.shape != (len(self), 4):
+            raise ValueError(f"expected boxes ({len(self)}, 4), found {tuple(boxes.shape)}")
+        xs, wx = self._sample_axis(boxes[:, 0], boxes[:, 2], size)
+        ys, wy = self._sample_axis(boxes[:, 1], boxes[:, 3], size)
+        corners = []
+        for j in (0, 1):
+            for i in (0, 1):
+                weight = wy[j][:, :, None] * wx[i][:, None, :]
+                corners.append((self._gather(ys + j, xs + i), weight))
+
+        valid = torch.ones_like(corners[0][0], dtype=torch.bool)
+        for values, weight in corners:
+            valid &= ~((values >= IGNORE_BIT) & (weight > 0))
+
+        names, channels = target_names(self.schema), len(self.schema.channels)
+        targets = torch.zeros(
+            (len(self), len(names), size, size), dtype=torch.bool, device=self.device
+        )
+        parts = [(values & PART_BITS, weight) for values, weight in corners]
+        body = [((values & BODY_BIT) != 0, weight) for values, weight in corners]
+        known = (self.state != UNKNOWN).any(dim=0).tolist()
+        for c in range(len(names)):
+            if not known[c]:
+                continue
+            share = torch.zeros_like(corners[0][1])
+            if c == 0:
+                for hit, weight in body:
+                    share += hit * weight
+            else:
+                members = self.schema.unions[names[c]] if c >= channels else ()
+                for part, weight in parts:
+                    for code in (c, *members):
+                        share += (part == code) * weight
+            # The four weights sum to one only up to rounding: 0.5 must not be lost to it.
+            targets[:, c] = share >= 0.5 - 1e-6
+        return targets, valid
+
+    @staticmethod
+    def _sample_axis(
+        low: torch.Tensor, high: torch.Tensor, size: int
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """(N, S) index of the pixel below each sample, and the weights of it and the next."""
+        steps = (torch.arange(size, device=low.device, dtype=low.dtype) + 0.5) / size
+        centers = low[:, None] + (high - low)[:, None] * steps - 0.5  # in pixel indices
+        index = centers.floor()
+        fraction = centers - index
+        return index.to(torch.int64), (1 - fraction, fraction)
+
+    def _gather(self, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
+        """(N, S, S) bytes at rows ys and columns xs, both (N, S); 0 outside the planes."""
+        x0, y0, x1, y1 = self._store.windows[self._index][:, :, None].unbind(1)
+        in_x, in_y = (xs >= x0) & (xs < x1), (ys >= y0) & (ys < y1)
+        inside = in_y[:, :, None] & in_x[:, None, :]
+        rows = self._store.offsets[self._index][:, None] + (ys - y0) * (x1 - x0)
+        flat = rows[:, :, None] + (xs - x0)[:, None, :]
+        return self._store.data[flat.masked_fill_(~inside, 0)].masked_fill_(~inside, 0)

@@ -1,0 +1,30 @@
+"""Two layers: the base install reads, draws and measures; `[train]` adds what Detectron2 wants."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TRAIN = [
+    "torch>=2.1",
+    "torchvision>=0.16",
+    "fvcore",
+    # Detectron2's model zoo imports pkg_resources, which later setuptools do not have.
+    "setuptools<81",
+]
+TEST = ["pytest>=7"]
+
+setup(
+    name="detectron2_bodyparts",
+    version="0.1.0",
+    description="Body parts and skeletons of people, as a Detectron2 plugin",
+    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["detectron2_bodyparts*"]), "detectron2_bodyparts.configs"],
+    package_dir={"detectron2_bodyparts.configs": "configs"},
+    package_data={"detectron2_bodyparts.configs": ["*.yaml", "*/*.yaml"]},
+    install_requires=["numpy", "opencv-python", "pycocotools>=2.0.6", "scipy", "tqdm"],
+    extras_require={"train": TRAIN, "test": TEST, "dev": [*TEST, "ruff"]},
+    entry_points={"console_scripts": ["bodyparts = detectron2_bodyparts.cli:main"]},
+)

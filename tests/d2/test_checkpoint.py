@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from detectron2_bodyparts import add_bodyparts_config, get_config_file
+from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer, new_weights
+
+
+def stock_model(name: str):
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(name))
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def our_model(*opts):
+    cfg = get_cfg()
+    add_bodyparts_config(cfg)
+    cfg.merge_from_file(get_config_file("bodyparts_rcnn_R_50_FPN_1x.yaml"))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *opts])
+    return build_model(cfg)
+
+
+def load(model, weights, tmp_path, caplog) -> str:
+    path = tmp_path / "weights.pth"
+    torch.save({"model": weights}, path)
+    with caplog.at_level(logging.INFO, logger="detectron2_bodyparts.checkpoint"):
+        BodyPartsCheckpointer(model).load(str(path))
+    return caplog.text
+
+
+def test_keypoint_rcnn_loads_head_included(tmp_path, caplog):
+    theirs = stock_model("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml").state_dict()
+    ours = our_model()
+    report = load(ours, theirs, tmp_path, caplog)
+    loaded = ours.state_dict()
+    for name in theirs:
+        if not name.startswith("pixel_"):
+            assert torch.equal(loaded[name], theirs[name]), name
+    assert "new, as expected" in report and "roi_heads.mask_head.decoder" in report
+    assert "NOT EXPECTED" not in report and "not used" not in report
+
+
+def test_mask_rcnn_gives_its_person_class(tmp_path, caplog):
+    theirs = stock_model("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml").state_dict()
+    ours = our_model()
+    report = load(ours, dict(theirs), tmp_path, caplog)
+    loaded = ours.state_dict()
+    scores = "roi_heads.box_predictor.cls_score.weight"
+    deltas = "roi_heads.box_predictor.bbox_pred.bias"
+    assert torch.equal(loaded[scores], theirs[scores][[0, 80]])
+    assert torch.equal(loaded[deltas], theirs[deltas][:4])
+    assert "person is kept" in report and "NOT EXPECTED" not in report
+    expected = next(line for line in report.splitlines() if "new, as expected" in line)
+    assert "roi_heads.mask_head.decoder" in expected
+    assert "roi_heads.keypoint_head.conv_fcn1" in expected
+    assert "not used" in report  # the stock mask head
+
+
+def test_another_number_of_joints_renews_the_last_layer_only(tmp_path, caplog):
+    theirs = stock_model("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml").state_dict()
+    ours = our_model("MODEL.BODYPARTS.KEYPOINT_SCHEMA", "lsp-14")
+    report = load(ours, theirs, tmp_path, caplog)
+    expected = next(line for line in report.splitlines() if "new, as expected" in line)
+    assert "roi_heads.keypoint_head.score_lowres" in expected
+    assert "conv_fcn" not in expected and "NOT EXPECTED" not in report
+    name = "roi_heads.keypoint_head.conv_fcn3.weight"
+    assert torch.equal(ours.state_dict()[name], theirs[name])
+
+
+def test_what_should_not_be_new_is_said_so(tmp_path, caplog):
+    ours = our_model()
+    weights = dict(ours.state_dict())
+    del weights["backbone.bottom_up.res2.0.conv1.weight"]
+    weights["proposal_generator.rpn_head.conv.weight"] = torch.zeros(1)
+    report = load(ours, weights, tmp_path, caplog)
+    unexpected = next(line for line in report.splitlines() if "NOT EXPECTED" in line)
+    assert "2 in" in unexpected
+    assert "backbone.bottom_up.res2" in unexpected and "proposal_generator.rpn_head" in unexpected
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("roi_heads.box_head.fc1.weight", True),
+        ("proposal_generator.rpn_head.conv.weight", True),
+        ("backbone.fpn_lateral2.weight", True),
+        ("backbone.bottom_up.res2.0.conv1.weight", False),
+    ],
+)
+def test_a_backbone_alone_leaves_all_behind_it_new(name, expected):
+    as_expected, unexpected = new_weights([name], {"backbone.bottom_up.stem.conv1.weight"})
+    assert (as_expected, unexpected) == (([name], []) if expected else ([], [name]))

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from detectron2.utils.visualizer import Visualizer
+
+from detectron2_bodyparts import add_bodyparts_config, get_config_file
+from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
+from detectron2_bodyparts.modeling.proposals import lies_in
+from detectron2_bodyparts.predictor import BodyPartsPredictor
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
+
+from .conftest import HEIGHT, WIDTH, as_dataset_dict, person
+
+CONFIGS = [
+    "bodyparts_rcnn_R_50_FPN_1x.yaml",
+    "bodyparts_rcnn_R_50_FPN_3x.yaml",
+    "bodyparts_rcnn_R_50_FPN_1x_ppp.yaml",
+    "bodyparts_rcnn_R_101_FPN_3x.yaml",
+    "original_rcnn_R_50_FPN_1x.yaml",
+    "stages/1_detection.yaml",
+    "stages/2_parts.yaml",
+    "quick_schedules/bodyparts_rcnn_instant_test.yaml",
+    "quick_schedules/synthetic_quick_start.yaml",
+    "quick_schedules/voc_part_overfit.yaml",
+]
+
+
+def batch(cfg, tmp_path, *kinds):
+    """One mapped picture a kind; a kind is a tuple of people or "background"."""
+    mapper = BodyPartsMapper(cfg)
+    mapped = []
+    for i, people in enumerate(kinds):
+        annotations = [person(kind, 10 + 50 * n) for n, kind in enumerate(people)]
+        mapped.append(mapper(as_dataset_dict(tmp_path, annotations, name=str(i))))
+    return mapped
+
+
+def losses_of(model, pictures):
+    with EventStorage():
+        return model(pictures)
+
+
+def test_every_config_is_listed_here():
+    root = Path(get_config_file(CONFIGS[0])).parent
+    found = {str(p.relative_to(root)) for p in root.glob("**/*.yaml") if "Base" not in p.name}
+    assert found == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_build_a_model(name):
+    cfg = get_cfg()
+    add_bodyparts_config(cfg)
+    cfg.merge_from_file(get_config_file(name))
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    assert model.roi_heads.mask_on == cfg.MODEL.MASK_ON
+
+
+def test_an_unknown_config_names_those_there_are():
+    with pytest.raises(FileNotFoundError, match="bodyparts_rcnn_R_50_FPN_1x.yaml"):
+        get_config_file("nothing.yaml")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [()],
+        [("body",)],
+        [("joints",)],
+        [("everything",)],
+        [("crowd",)],
+        [(), ("body",), ("joints",), ("everything", "parts"), ("crowd", "everything")],
+    ],
+    ids=str,
+)
+def test_mixed_batches_give_finite_losses_and_a_gradient_for_every_parameter(
+    small_cfg, tmp_path, kinds, shared
+):
+    small_cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = shared
+    model = build_model(small_cfg).train()
+    losses = losses_of(model, batch(small_cfg, tmp_path, *kinds))
+    assert set(losses) == {
+        "loss_cls", "loss_box_reg", "loss_mask", "loss_keypoint", "loss_rpn_cls", "loss_rpn_loc",
+    }  # fmt: skip
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not missing
+    labels = {kind for people in kinds for kind in people}
+    assert (losses["loss_mask"] > 0) == bool(labels & {"body", "everything", "parts"})
+    assert (losses["loss_keypoint"] > 0) == bool(labels & {"joints", "everything"})
+
+
+def test_nothing_is_a_negative_in_a_picture_that_is_not_exhaustive(small_cfg, tmp_path):
+    model = build_model(small_cfg).train()
+    mapper = BodyPartsMapper(small_cfg)
+    nobody = as_dataset_dict(tmp_path, [], exhaustive=False)
+    losses = losses_of(model, [mapper(nobody)])
+    assert all(loss == 0 for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    losses = losses_of(model, [mapper({**nobody, "exhaustive": True})])
+    assert losses["loss_rpn_cls"] > 0 and losses["loss_cls"] > 0
+
+
+def test_regions_inside_a_crowd_are_ignored_and_those_outside_are_negatives():
+    crowd = Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    boxes = Boxes(
+        torch.tensor([[10.0, 10, 20, 20], [40, 0, 60, 50], [44, 0, 56, 9], [60, 0, 70, 9]])
+    )
+    # The second lies in it by exactly half, the third too: not more than half.
+    assert lies_in(boxes, crowd, 0.5).tolist() == [True, False, False, False]
+    assert lies_in(boxes, crowd, 0.4).tolist() == [True, True, True, False]
+    assert lies_in(boxes, Boxes(torch.zeros(0, 4)), 0.5).tolist() == [False] * 4
+
+
+def test_people_in_a_crowd_region_stay_positive(small_cfg, tmp_path):
+    model = build_model(small_cfg).train()
+    pictures = batch(small_cfg, tmp_path, ("everything",))
+    targets = pictures[0]["instances"]
+    whole = Instances(targets.image_size, **targets.get_fields())[[0, 0]]
+    whole.gt_boxes.tensor[1] = torch.tensor([0.0, 0, WIDTH, HEIGHT])
+    whole.gt_classes[1] = -1
+    proposals = Instances(targets.image_size)
+    nowhere = torch.tensor([[0.0, 0, 20, 20], [90, 60, 120, 90]])
+    proposals.proposal_boxes = Boxes(torch.cat([targets.gt_boxes.tensor + 1, nowhere]))
+    proposals.objectness_logits = torch.zeros(3)
+    with EventStorage():
+        sampled = model.roi_heads.label_and_sample_proposals([proposals], [whole])[0]
+    assert sampled.gt_classes.tolist() == [0, 0]  # the proposal and the person itself
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_cap_bounds_the_regions_of_each_picture(small_cfg, tmp_path, shared):
+    small_cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 3
+    small_cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = shared
+    model = build_model(small_cfg).train()
+    seen = []
+    upsample = model.roi_heads.mask_head.decoder.upsample
+    upsample.register_forward_hook(lambda m, args, out: seen.append(len(out)))
+    pictures = batch(small_cfg, tmp_path, ("everything", "everything"), ("everything",))
+    for picture in pictures:  # enough regions on the people for the cap to bite
+        targets = picture["instances"]
+        picture["instances"] = Instances.cat([targets] * 4)
+    losses_of(model, pictures)
+    assert seen == [6]
+
+
+def test_flipping_the_picture_flips_what_the_mapper_gives(small_cfg, tmp_path):
+    annotations = [person("everything", 20), person("everything", 70)]
+    picture = as_dataset_dict(tmp_path, annotations)
+
+    def mapped(*augmentations):
+        arguments = BodyPartsMapper.from_config(small_cfg)
+        arguments["augmentations"] = list(augmentations)
+        return BodyPartsMapper(**arguments)(copy.deepcopy(picture))
+
+    flip = T.RandomFlip(prob=1.0)
+    plain, once, twice = mapped(), mapped(flip), mapped(flip, flip)
+    assert torch.equal(once["image"].flip(2), plain["image"])
+    a, b = plain["instances"], once["instances"]
+    mirrored = a.gt_boxes.tensor[:, [2, 1, 0, 3]].clone()
+    mirrored[:, [0, 2]] = WIDTH - mirrored[:, [0, 2]]
+    torch.testing.assert_close(b.gt_boxes.tensor, mirrored)
+    masks, _ = a.gt_part_masks.crop_and_resize(a.gt_boxes.tensor, 30)
+    flipped, _ = b.gt_part_masks.crop_and_resize(b.gt_boxes.tensor, 30)
+    channels = len(BODYPARTS_7.channels)
+    expected = masks[:, list(BODYPARTS_7.flip_permutation)].flip(3)
+    assert torch.equal(flipped[:, :channels], expected)
+    assert flipped[:, 1:channels].any(dim=(2, 3)).all()
+    joints = a.gt_keypoints.tensor[:, list(COCO_17.flip_permutation)].clone()
+    joints[..., 0] = torch.where(joints[..., 2] > 0, WIDTH - joints[..., 0], 0.0)
+    torch.testing.assert_close(b.gt_keypoints.tensor, joints)
+
+    for field in ("gt_boxes", "gt_keypoints"):
+        torch.testing.assert_close(
+            twice["instances"].get(field).tensor, a.get(field).tensor, rtol=0, atol=1e-4
+        )
+    again, _ = twice["instances"].gt_part_masks.crop_and_resize(a.gt_boxes.tensor, 30)
+    assert torch.equal(again, masks)
+
+
+def test_resizing_and_cropping_move_masks_boxes_and_joints_together(small_cfg, tmp_path):
+    picture = as_dataset_dict(tmp_path, [person("everything", 40)])
+    arguments = BodyPartsMapper.from_config(small_cfg)
+    # The person's lower half is cut off and the rest enlarged twice.
+    crop = T.CropTransform(20, 0, 100, 48, WIDTH, HEIGHT)
+    arguments["augmentations"] = [crop, T.ResizeTransform(48, 100, 96, 200)]
+    instances = BodyPartsMapper(**arguments)(picture)["instances"]
+    assert instances.image_size == (96, 200)
+    # x: 40..70 -> 20..50 -> 40..100; y: 10..48 -> 20..96.
+    assert instances.gt_boxes.tensor.tolist() == [[40.0, 20.0, 100.0, 96.0]]
+    targets, _ = instances.gt_part_masks.crop_and_resize(instances.gt_boxes.tensor, 76)
+    head = targets[0, BODYPARTS_7.index("head")]
+    # The head was 12 of 38 rows of what is left.
+    assert head[:24].any() and not head[25:].any()
+    assert targets[0, BODYPARTS_7.index("left_arm")].any()
+    assert not targets[0, BODYPARTS_7.index("left_leg")].any()
+    joints = instances.gt_keypoints.tensor[0]
+    nose = joints[COCO_17.keypoints.index("nose")]
+    assert nose.tolist() == [2 * (40 + 15 - 20 + 0.5), 2 * (10 + 6 + 0.5), 2.0]
+    assert joints[COCO_17.keypoints.index("left_ankle")].tolist() == [0, 0, 0]
+
+
+def test_people_that_a_crop_leaves_out_are_dropped(small_cfg, tmp_path):
+    arguments = BodyPartsMapper.from_config(small_cfg)
+    arguments["augmentations"] = [T.CropTransform(0, 0, 38, HEIGHT, WIDTH, HEIGHT)]
+    picture = as_dataset_dict(tmp_path, [person("everything", 40), person("everything", 5)])
+    instances = BodyPartsMapper(**arguments)(picture)["instances"]
+    assert len(instances) == len(instances.gt_part_masks) == len(instances.gt_keypoints) == 1
+
+
+def test_default_predictor_cocoevaluator_and_visualizer_take_our_output(
+    small_cfg, small_records, tmp_path
+):
+    json_file, root = small_records
+    name = f"test_stock_{tmp_path.name}"
+    register_bodyparts_dataset(name, json_file, root)
+    small_cfg.DATASETS.TEST = (name,)
+    small_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    predictor = DefaultPredictor(small_cfg)
+    evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "coco"))
+    evaluator.reset()
+    for i in range(4):
+        image = cv2.imread(f"{root}/{i}.png")
+        output = predictor(image)
+        instances = output["instances"]
+        assert instances.pred_masks.shape == (len(instances), HEIGHT, WIDTH)
+        assert instances.pred_part_masks.shape == (len(instances), 7, 112, 112)
+        drawn = Visualizer(image[:, :, ::-1], MetadataCatalog.get(name))
+        drawn = drawn.draw_instance_predictions(instances.to("cpu")).get_image()
+        assert drawn.shape == (HEIGHT, WIDTH, 3) and (drawn != image[:, :, ::-1]).any()
+        evaluator.process([{"image_id": i + 1}], [output])
+    results = evaluator.evaluate()
+    assert set(results) == {"bbox", "segm", "keypoints"}
+    assert all(np.isfinite(results[task]["AP"]) for task in results)
+
+
+def test_predictor_on_batches_and_on_given_boxes(small_cfg, small_records):
+    _, root = small_records
+    small_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    predictor = BodyPartsPredictor(small_cfg)
+    images = [cv2.imread(f"{root}/{i}.png") for i in range(3)]
+    images[2] = cv2.resize(images[2], (200, 150))
+    alone = [predictor(image) for image in images[:2]]
+    together = predictor(images[:2])
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-2)
+        np.testing.assert_allclose(a.part_probs, b.part_probs, atol=1e-3)
+        np.testing.assert_allclose(a.keypoints, b.keypoints, atol=1e-2)
+
+    boxes = np.array([[20.0, 10, 120, 140], [0, 0, 200, 150]])
+    people = predictor(images[2], boxes)
+    np.testing.assert_allclose(people.boxes, boxes, atol=1e-3)
+    assert people.scores.tolist() == [1, 1]
+    assert people[0].part("left_arm").shape == (150, 200)
+    assert len(predictor(images[2], np.zeros((0, 4)))) == 0
+    assert [len(p) for p in predictor(images, [boxes, boxes[:1], boxes[:0]])] == [2, 1, 0]
+    with pytest.raises(ValueError, match=r"expected a picture \(H, W, 3\), found \(4, 4\)"):
+        predictor([np.zeros((4, 4), np.uint8)])
+
+
+def test_default_predictor_and_ours_agree(small_cfg, small_records):
+    _, root = small_records
+    small_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    small_cfg.MODEL.WEIGHTS = ""
+    ours = BodyPartsPredictor(small_cfg)
+    with torch.no_grad():  # untrained masks are 0.5 in most places; make them decided
+        predictor = ours.model.roi_heads.mask_head.decoder.upsample[-1]
+        predictor.weight *= 1000
+        predictor.bias -= 0.05
+    stock = DefaultPredictor(small_cfg)
+    stock.model.load_state_dict(ours.model.state_dict())
+    image = cv2.resize(cv2.imread(f"{root}/0.png"), (190, 140))
+    people, instances = ours(image), stock(image)["instances"]
+    np.testing.assert_allclose(people.boxes, instances.pred_boxes.tensor, atol=1e-3)
+    np.testing.assert_allclose(people.keypoints, instances.pred_keypoints, atol=1e-3)
+    assert len(people) > 0
+    for person_, mask in zip(people, instances.pred_masks.numpy(), strict=True):
+        assert (person_.body != mask).mean() < 1e-3

@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Train or evaluate a body part model. Takes what Detectron2's train_net.py takes.
+
+    python train_net.py --config-file configs/bodyparts_rcnn_R_50_FPN_1x.yaml --num-gpus 8
+    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS model_final.pth
+
+On a machine without a GPU add ``MODEL.DEVICE cpu``; ``--num-gpus`` is then the number of processes.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from detectron2_bodyparts import add_bodyparts_config
+from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer
+from detectron2_bodyparts.engine import Trainer
+
+
+def setup(args):
+    """The config of the command line, frozen."""
+    cfg = get_cfg()
+    add_bodyparts_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="detectron2_bodyparts")
+    return cfg
+
+
+def main(args):
+    """What one process does."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = BodyPartsCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

@@ -139,4 +139,3 @@ class _Skip(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(self.sampler, self.count, None)
-

@@ -174,9 +174,7 @@ class PartMasks:
         return PartMasks(first.schema, store, index)
 
     @torch.no_grad()
-    def crop_and_resize(
-        self, boxes: torch.Tensor, size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def crop_and_resize(self, boxes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Targets of regions: one bilinear sample a cell and channel, true from 0.5 on.
 
         Args:

@@ -118,9 +118,7 @@ class BodyPartsKeypointHead(nn.Module):
         channels = input_shape.channels
         layers: list[tuple[str, nn.Module]] = []
         for i, dim in enumerate(conv_dims, start=1):
-            conv = Conv2d(
-                channels, dim, 3, padding=1, bias=not norm, norm=get_norm(norm, dim)
-            )
+            conv = Conv2d(channels, dim, 3, padding=1, bias=not norm, norm=get_norm(norm, dim))
             layers += [(f"conv_fcn{i}", conv), (f"conv_fcn_relu{i}", nn.ReLU())]
             channels = dim
         if doublings:

@@ -258,4 +258,3 @@ class BodyPartsMaskHead(nn.Module):
             self.derived_loss_weight,
         )
         return loss * self.loss_weight
-

@@ -208,11 +208,14 @@ def test_heatmaps_are_56_from_any_region(side):
 
 def test_zero_losses_still_touch_every_parameter():
     mask_head = BodyPartsMaskHead(ShapeSpec(8, height=28, width=28), part_schema=BODYPARTS_7)
-    joint_head = BodyPartsKeypointHead(ShapeSpec(8, height=14, width=14), num_keypoints=17,
-                                       conv_dims=(8,))
+    joint_head = BodyPartsKeypointHead(
+        ShapeSpec(8, height=14, width=14), num_keypoints=17, conv_dims=(8,)
+    )
     with EventStorage():
-        losses = {**mask_head(torch.zeros(0, 8, 28, 28), []),
-                  **joint_head(torch.zeros(0, 8, 14, 14), [])}
+        losses = {
+            **mask_head(torch.zeros(0, 8, 28, 28), []),
+            **joint_head(torch.zeros(0, 8, 14, 14), []),
+        }
     assert all(loss == 0 for loss in losses.values())
     sum(losses.values()).backward()
     for head in (mask_head, joint_head):

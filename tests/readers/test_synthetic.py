@@ -26,7 +26,7 @@ BODYPARTS_11 = PartSchema("eleven", ("body", *(p for p in FINE_PARTS if p != "ne
 
 @pytest.fixture(scope="module")
 def pictures():
-    return [render(seed) for seed in range(60)]
+    return [render(seed) for seed in range(50)]
 
 
 @pytest.fixture(scope="module")

@@ -151,11 +151,12 @@ def render(seed: int, config: SyntheticConfig = SyntheticConfig()) -> SyntheticP
     The same seed and config give the same arrays, with the same versions of NumPy and OpenCV.
     """
     rng = np.random.default_rng(seed)
-    image = _draw_background(rng, config.image_size).color[..., :3]
+    image = _draw_background(rng, config.image_size).color[..., :3].copy()
     layers = _place_people(rng, config)
     owner = np.zeros(config.image_size, dtype=np.uint8)
     for number, layer in enumerate(layers, start=1):
-        image = image * (1 - layer.color[..., 3:]) + layer.color[..., :3]
+        image *= 1 - layer.color[..., 3:]
+        image += layer.color[..., :3]
         owner[layer.part > 0] = number
     people = [
         layer.seen_through(owner == number)

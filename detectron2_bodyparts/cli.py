@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+PAGE_PICTURES = 20  # that `predict --page` puts on its page
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -47,7 +48,7 @@ def predict(args: argparse.Namespace) -> int:
     from detectron2.config import get_cfg
 
     from .config import add_bodyparts_config, get_config_file
-    from .drawing import draw_people
+    from .drawing import draw_people, grid, legend
     from .predictor import BodyPartsPredictor
 
     cfg = get_cfg()
@@ -62,7 +63,7 @@ def predict(args: argparse.Namespace) -> int:
 
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    failed, total = 0, 0
+    failed, total, drawings = 0, 0, []
     for path in tqdm(list(find_pictures(args.inputs)), disable=None):
         image = read_picture(path)
         if image is None:
@@ -77,6 +78,13 @@ def predict(args: argparse.Namespace) -> int:
         cv2.imwrite(str(output / f"{path.stem}.jpg"), drawn)
         if args.json:
             (output / f"{path.stem}.json").write_text(json.dumps(people.to_json()))
+        if args.page and len(drawings) < PAGE_PICTURES:
+            drawings.append(drawn)
+    if drawings:
+        page = grid(drawings, 5, (240, 320))
+        page = np.hstack([page, legend(predictor.part_schema, page.shape[0])])
+        cv2.imwrite(str(output / "page.jpg"), page)
+        print(f"page of {len(drawings)} pictures: {output / 'page.jpg'}")
     print(f"{total} people; drawings in {output}")
     return 1 if failed else 0
 
@@ -157,6 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--skeleton", action=flag, default=True, help="draw the skeleton")
     p.add_argument("--boxes", action=flag, default=False, help="draw boxes and scores")
     p.add_argument("--json", action="store_true", help="write a JSON file beside each drawing")
+    p.add_argument("--page", action="store_true", help="write a page of the first drawings, too")
     p.add_argument("--opts", nargs="*", default=[], help="config keys and values")
     p.set_defaults(run=predict)
 

@@ -109,7 +109,7 @@ def register_bodyparts_dataset(
 
 # dataset -> its splits. File: <root>/<dataset>/<dataset>_<split>.<part schema>.json
 _SPLITS = {
-    "voc_part": ("train", "val", "trainval"),
+    "voc_part": ("train", "val", "trainval", "all"),
     "synthetic": ("train", "val"),
 }
 # part schema -> ending of the dataset's name
@@ -126,6 +126,8 @@ def register_all(root: str | os.PathLike) -> None:
         for split in splits:
             for schema, ending in _ENDINGS.items():
                 command = f"python datasets/prepare_{dataset}.py --schema {schema}"
+                if dataset != "synthetic":
+                    command += f" --split {split}"
                 register_bodyparts_dataset(
                     f"{dataset}_{split}{ending}",
                     folder / f"{dataset}_{split}.{schema}.json",

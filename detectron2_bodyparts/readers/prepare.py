@@ -27,16 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..records import RecordError, Records, write_json, write_records
-from ..schema import (
-    BODY,
-    BODYPARTS_7,
-    COCO_17,
-    PASCAL_PERSON_PART,
-    KeypointSchema,
-    PartSchema,
-    get_part_schema,
-)
-from .synthetic import annotations, render
+from ..schema import BODY, KeypointSchema, PartSchema
 
 _EXAMPLES = 3  # names a summary gives for each reason
 _MAX_CHUNK = 32  # items a process takes at once: more would make the progress bar jump
@@ -365,19 +356,19 @@ def argument_parser(
     )
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=positive_int,
         default=os.cpu_count(),
         help="processes (default: %(default)s)",
     )
     parser.add_argument(
         "--limit",
-        type=_positive,
+        type=positive_int,
         help="take only the first of a split; the file then holds no more than these",
     )
     return parser
 
 
-def _positive(text: str) -> int:
+def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
@@ -391,75 +382,3 @@ def run_all(jobs: Iterable[Callable[[], Summary]]) -> None:
             print(job())
         except (FileNotFoundError, RecordError) as e:
             raise SystemExit(f"error: {e}") from e
-
-
-def prepare_synthetic(
-    root: str | os.PathLike,
-    split: str,
-    count: int,
-    part_schema: PartSchema,
-    *,
-    seed: int = 0,
-    workers: int = 1,
-) -> Summary:
-    """Draw ``<root>/images/<split>_*.jpg`` and write ``<root>/synthetic_<split>.<schema>.json``.
-
-    Args:
-        root: the folder to write to.
-        split: "train" or "val"; they have no picture in common, whatever their seeds.
-        count: pictures.
-        part_schema: what the annotations are in.
-        seed: another number gives other pictures.
-        workers: processes.
-    """
-    items = [f"{split}_{i:06d}" for i in range(count)]
-    return prepare(
-        items,
-        partial(_draw_synthetic, root=Path(root), part_schema=part_schema, seed=seed),
-        records_path(root, "synthetic", split, part_schema),
-        part_schema,
-        COCO_17,
-        workers=workers,
-        info={"description": "synthetic people", "split": split, "seed": seed},
-    )
-
-
-def _draw_synthetic(item: str, root: Path, part_schema: PartSchema, seed: int) -> Shard:
-    split, number = item.split("_")
-    file_name = f"images/{item}.jpg"
-    picture = render(_picture_seed(split, int(number), seed))
-    write_picture(root / file_name, picture.image)
-    height, width = picture.image.shape[:2]
-    people = annotations(picture, part_schema, COCO_17)
-    return Shard([Picture(file_name, height, width, people)])
-
-
-def _picture_seed(split: str, number: int, seed: int) -> int:
-    """Even for train, odd for val: no picture of one is in the other."""
-    return 2 * (_SYNTHETIC_PICTURES * seed + number) + _SYNTHETIC_SPLITS.index(split)
-
-
-def main_synthetic(argv: Sequence[str] | None = None) -> None:
-    """The command: draw both splits, write their records, print a summary of each."""
-    parser = argument_parser(
-        "Draw synthetic people and write their records.",
-        "synthetic",
-        (BODYPARTS_7.name, PASCAL_PERSON_PART.name),
-    )
-    parser.add_argument("--train", type=_positive, default=600, help="pictures (default: 600)")
-    parser.add_argument("--val", type=_positive, default=100, help="pictures (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    args = parser.parse_args(argv)
-    run_all(
-        partial(
-            prepare_synthetic,
-            args.root,
-            split,
-            min(count, args.limit or count),
-            get_part_schema(name),
-            seed=args.seed,
-            workers=args.workers,
-        )
-        for name in args.schema
-        for split, count in (("train", args.train), ("val", args.val))
-    )

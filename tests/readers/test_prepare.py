@@ -4,8 +4,6 @@ import contextlib
 import io
 import os
 import pickle
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +20,9 @@ from detectron2_bodyparts.readers.prepare import (
     argument_parser,
     picture_size,
     prepare,
-    prepare_synthetic,
     records_path,
     write_picture,
 )
-from detectron2_bodyparts.readers.synthetic import render
 from detectron2_bodyparts.records import (
     RecordError,
     ignore_annotation,
@@ -34,9 +30,8 @@ from detectron2_bodyparts.records import (
     read_records,
     validate_records,
 )
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, PASCAL_PERSON_PART
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 SHAPE = (4, 5)
 
 
@@ -303,43 +298,3 @@ def test_arguments(monkeypatch, tmp_path, capsys):
 def test_records_path():
     path = records_path("root", "voc_part", "train", BODYPARTS_7)
     assert path == Path("root") / "voc_part_train.bodyparts-7.json"
-
-
-def test_synthetic(tmp_path):
-    prepare_synthetic(tmp_path, "train", 3, PASCAL_PERSON_PART, seed=1)
-    prepare_synthetic(tmp_path, "val", 2, PASCAL_PERSON_PART, seed=1)
-    train, val = (
-        read_records(tmp_path / f"synthetic_{split}.pascal-person-part.json")
-        for split in ("train", "val")
-    )
-    assert [image["file_name"] for image in train.images] == [
-        f"images/train_00000{i}.jpg" for i in range(3)
-    ]
-    for records in (train, val):
-        assert validate_records(records, tmp_path) == []
-        assert {a["image_id"] for a in records.annotations} == {i["id"] for i in records.images}
-    pictures = {path.read_bytes() for path in (tmp_path / "images").iterdir()}
-    assert len(pictures) == 5
-
-
-def test_synthetic_seeds_never_meet(monkeypatch, tmp_path):
-    seeds = {}
-
-    def note(seed):
-        seeds.setdefault(seed, []).append(split)
-        return picture
-
-    picture = render(0)
-    monkeypatch.setattr("detectron2_bodyparts.readers.prepare.render", note)
-    for seed in (0, 1):
-        for split in ("train", "val"):
-            prepare_synthetic(tmp_path, split, 8, BODYPARTS_7, seed=seed)
-    assert len(seeds) == 2 * 2 * 8
-
-
-def test_synthetic_script(monkeypatch, tmp_path, capsys):
-    arguments = f"--root {tmp_path} --train 3 --val 2 --limit 1 --workers 1 --seed 5".split()
-    monkeypatch.setattr(sys, "argv", ["prepare_synthetic.py", *arguments])
-    runpy.run_path(str(DATASETS / "prepare_synthetic.py"), run_name="__main__")
-    assert sorted(os.listdir(tmp_path / "images")) == ["train_000000.jpg", "val_000000.jpg"]
-    assert str(tmp_path / "synthetic_val.bodyparts-7.json") in capsys.readouterr().out

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import os
+import runpy
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from detectron2_bodyparts.readers.synthetic import (
+from detectron2_bodyparts.readers.figures import (
     FINE_PARTS,
     MIN_VISIBLE_PIXELS,
     SyntheticConfig,
-    annotations,
     render,
 )
-from detectron2_bodyparts.records import Records, decode_mask, validate_records
+from detectron2_bodyparts.readers.synthetic import annotations, prepare_synthetic
+from detectron2_bodyparts.records import Records, decode_mask, read_records, validate_records
 from detectron2_bodyparts.schema import (
     BODYPARTS_7,
     COCO_17,
@@ -21,6 +26,7 @@ from detectron2_bodyparts.schema import (
     PartSchema,
 )
 
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 BODYPARTS_11 = PartSchema("eleven", ("body", *(p for p in FINE_PARTS if p != "neck")))
 
 
@@ -291,3 +297,43 @@ def test_neither_side_is_favoured(people):
     for limb in ("upper_arm", "lower_arm", "upper_leg", "lower_leg"):
         right, left = (sum(p.parts[f"{s}_{limb}"].sum() for p in people) for s in ("right", "left"))
         assert 0.8 < right / left < 1.25
+
+
+def test_preparing(tmp_path):
+    prepare_synthetic(tmp_path, "train", 3, PASCAL_PERSON_PART, seed=1)
+    prepare_synthetic(tmp_path, "val", 2, PASCAL_PERSON_PART, seed=1)
+    train, val = (
+        read_records(tmp_path / f"synthetic_{split}.pascal-person-part.json")
+        for split in ("train", "val")
+    )
+    assert [image["file_name"] for image in train.images] == [
+        f"images/train_00000{i}.jpg" for i in range(3)
+    ]
+    for records in (train, val):
+        assert validate_records(records, tmp_path) == []
+        assert {a["image_id"] for a in records.annotations} == {i["id"] for i in records.images}
+    pictures = {path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    assert len(pictures) == 5
+
+
+def test_seeds_never_meet(monkeypatch, tmp_path):
+    seeds = {}
+
+    def note(seed):
+        seeds.setdefault(seed, []).append(split)
+        return picture
+
+    picture = render(0)
+    monkeypatch.setattr("detectron2_bodyparts.readers.synthetic.render", note)
+    for seed in (0, 1):
+        for split in ("train", "val"):
+            prepare_synthetic(tmp_path, split, 8, BODYPARTS_7, seed=seed)
+    assert len(seeds) == 2 * 2 * 8
+
+
+def test_script(monkeypatch, tmp_path, capsys):
+    arguments = f"--root {tmp_path} --train 3 --val 2 --limit 1 --workers 1 --seed 5".split()
+    monkeypatch.setattr(sys, "argv", ["prepare_synthetic.py", *arguments])
+    runpy.run_path(str(DATASETS / "prepare_synthetic.py"), run_name="__main__")
+    assert sorted(os.listdir(tmp_path / "images")) == ["train_000000.jpg", "val_000000.jpg"]
+    assert str(tmp_path / "synthetic_val.bodyparts-7.json") in capsys.readouterr().out

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Iterator
 
+import torch
 from detectron2.data import (
     DatasetMapper,
     MetadataCatalog,
@@ -24,6 +25,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.modeling import build_model
+from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
@@ -116,6 +118,20 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg) -> nn.Module:
         """Build the model without DefaultTrainer's print-out of every layer."""
         return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD, as Detectron2 builds it, or AdamW with the same weight decays."""
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "ADAMW":
+            raise ValueError(f"SOLVER.OPTIMIZER: SGD or ADAMW, found {cfg.SOLVER.OPTIMIZER!r}")
+        parameters = get_default_optimizer_params(
+            model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM
+        )
+        return torch.optim.AdamW(
+            parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
 
 
 class _SeedEveryStep(HookBase):

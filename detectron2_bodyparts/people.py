@@ -28,7 +28,10 @@ from pycocotools import mask as mask_util
 from .records import PERSON_CATEGORY_ID
 from .schema import BODY, KeypointSchema, PartSchema
 
-MASK_THRESHOLD = 0.5  # a pixel is of the body or of a part where its probability is at least this
+# A pixel is of the body where its probability is at least this, and of a part where the
+# probabilities of all parts, which exclude one another, come to at least this: where it is sure
+# that there is an arm, and not which, the likelier one is named.
+MASK_THRESHOLD = 0.5
 
 
 class Crop(NamedTuple):
@@ -92,13 +95,14 @@ class Person:
 
         body = pasted(self.part_schema.index(BODY)) >= MASK_THRESHOLD
         labels = np.zeros(body.shape, dtype=np.uint8)
-        surest = np.zeros(body.shape, dtype=np.float32)
+        surest, total = (np.zeros(body.shape, dtype=np.float32) for _ in range(2))
         for name in self.part_schema.parts:
             channel = self.part_schema.index(name)
             probs = pasted(channel)
-            wins = (probs >= MASK_THRESHOLD) & (probs > surest) & body
-            labels[wins] = channel
+            labels[probs > surest] = channel
             np.maximum(surest, probs, out=surest)
+            total += probs
+        labels[~body | (total < MASK_THRESHOLD)] = 0
         return Crop(x0, y0, labels, body)
 
     @property
@@ -109,7 +113,11 @@ class Person:
         return body
 
     def label_map(self) -> np.ndarray:
-        """(H, W) uint8: 0 = no part, else the channel's index. Where parts overlap, the surest."""
+        """(H, W) uint8: 0 = no part, else the index of the likeliest part's channel.
+
+        A pixel outside the body, or at which the parts' probabilities come to less than 0.5, has no
+        part.
+        """
         labels = np.zeros(self.image_size, dtype=np.uint8)
         labels[self._crop.slices] = self._crop.labels
         return labels

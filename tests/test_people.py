@@ -93,6 +93,16 @@ def test_the_surest_part_wins_and_the_body_clips():
     np.testing.assert_array_equal(labels[0], [HEAD, TORSO, TORSO, 0])
 
 
+def test_where_parts_come_to_a_half_together_the_likelier_is_named():
+    # Columns: undecided between two; nothing likely enough; a tie goes to the first channel.
+    body = [0.9, 0.9, 0.9, 0.9]
+    head = [0.25, 0.2, 0.3, 0.0]
+    torso = [0.3, 0.25, 0.3, 0.5]
+    probs = np.tile(np.array([body, head, torso])[None, :, None, :], (1, 1, 4, 1))
+    labels = make_people(probs, [[0, 0, 4, 4]], (4, 4))[0].label_map()
+    np.testing.assert_array_equal(labels[0], [TORSO, 0, HEAD, TORSO])
+
+
 def test_parts_agree_with_the_label_map_and_the_crop():
     for person in random_people():
         labels = person.label_map()

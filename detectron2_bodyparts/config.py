@@ -23,6 +23,9 @@ def add_bodyparts_config(cfg: CN) -> None:
     # memory of these heads is proportional to it.
     _C.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 64
 
+    # Basic blocks in each stage of build_small_resnet_fpn_backbone.
+    _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)
+
     # The decoder of BodyPartsMaskHead: "efficient", or "original" (MaskRCNN_body, 2017).
     _C.MODEL.ROI_MASK_HEAD.DECODER = "efficient"
     _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0

@@ -43,11 +43,11 @@ class _Upsample(nn.Module):
 class EfficientDecoder(nn.Module):
     """Narrow before the resolution rises: each doubling of the side halves the channels.
 
-    ``trunk``: regions (R, in_channels, s, s) -> (R, conv_dim, s, s). One step down to s/2 with
-    twice the channels and back gives every cell a view of the whole person, which telling left from
-    right takes. ``upsample``: -> logits (R, C, 4s, 4s).
+    ``trunk``: regions (R, in_channels, s, s) -> (R, conv_dim, s, s), by way of s/2 and s/4 with
+    twice the channels, where a 3x3 convolution spans nearly half the person: telling left from
+    right takes a view of the whole. ``upsample``: -> logits (R, C, 4s, 4s).
 
-    With 256 channels in, 28x28 regions, conv_dim 64 and 7 channels: 0.34 GMAC a region.
+    With 256 channels in, 28x28 regions, conv_dim 64 and 7 channels: 0.33 GMAC a region.
     """
 
     scale = 4
@@ -57,14 +57,15 @@ class EfficientDecoder(nn.Module):
         d = conv_dim
         self.trunk_channels = d
         self.reduce = _conv(in_channels, d, norm)
-        self.context = nn.Sequential(
-            _conv(d, 2 * d, norm, stride=2),
+        self.down_2 = _conv(d, 2 * d, norm, stride=2)
+        self.down_4 = nn.Sequential(
+            _conv(2 * d, 2 * d, norm, stride=2),
             _conv(2 * d, 2 * d, norm),
             _conv(2 * d, 2 * d, norm),
-            Conv2d(2 * d, d, kernel_size=1),
-            _Upsample(),
         )
-        weight_init.c2_msra_fill(self.context[3])
+        self.merge_2 = _conv(2 * d, 2 * d, norm)
+        self.lateral = Conv2d(2 * d, d, kernel_size=1)
+        weight_init.c2_msra_fill(self.lateral)
         self.merge = _conv(d, d, norm)
         self.upsample = nn.Sequential(
             _Upsample(),
@@ -77,7 +78,13 @@ class EfficientDecoder(nn.Module):
     def trunk(self, x: torch.Tensor) -> torch.Tensor:
         """(R, in_channels, s, s) -> (R, trunk_channels, s, s)."""
         x = self.reduce(x)
-        return self.merge(x + self.context(x))
+        half = self.down_2(x)
+        half = self.merge_2(half + _resized(self.down_4(half), half))
+        return self.merge(x + _resized(self.lateral(half), x))
+
+
+def _resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class OriginalDecoder(nn.Module):

@@ -115,9 +115,7 @@ def small_cfg(tmp_path) -> CfgNode:
     cfg = get_cfg()
     add_bodyparts_config(cfg)
     cfg.merge_from_file(get_config_file("quick_schedules/synthetic_quick_start.yaml"))
-    cfg.MODEL.RESNETS.DEPTH = 50
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32

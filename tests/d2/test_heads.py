@@ -130,7 +130,7 @@ def gmac(decoder, side, conv_dim):
 
 
 def test_the_default_decoder_is_cheap_and_the_original_is_what_it_was():
-    assert gmac("efficient", 28, 64) == pytest.approx(0.34, abs=0.005)
+    assert gmac("efficient", 28, 64) == pytest.approx(0.33, abs=0.005)
     assert gmac("original", 56, 256) == pytest.approx(8.24, abs=0.005)
 
 

@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation import COCOEvaluator
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
@@ -293,3 +293,18 @@ def test_default_predictor_and_ours_agree(small_cfg, small_records):
     assert len(people) > 0
     for person_, mask in zip(people, instances.pred_masks.numpy(), strict=True):
         assert (person_.body != mask).mean() < 1e-3
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 1, 1), (2, 1, 2, 1)])
+def test_the_small_backbone_has_the_strides_and_widths_it_says(small_cfg, blocks):
+    small_cfg.MODEL.BACKBONE.NAME = "build_small_resnet_fpn_backbone"
+    small_cfg.MODEL.RESNETS.BLOCKS_PER_STAGE = blocks
+    small_cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    backbone = build_backbone(small_cfg)
+    features = backbone(torch.zeros(1, 3, 64, 128))
+    assert {k: tuple(v.shape) for k, v in features.items()} == {
+        f"p{level}": (1, 16, 64 >> level, 128 >> level) for level in range(2, 7)
+    }
+    stages = backbone.bottom_up.output_shape()
+    assert [stages[f"res{i}"].channels for i in range(2, 6)] == [8, 16, 32, 64]
+    assert len(backbone.bottom_up.res2) == blocks[0]

@@ -31,6 +31,8 @@ def add_bodyparts_config(cfg: CN) -> None:
     _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0
     # Weight of channels that a reader derived rather than read.
     _C.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT = 0.5
+    # Weight of the Dice loss beside the cross-entropy of the masks.
+    _C.MODEL.ROI_MASK_HEAD.DICE_LOSS_WEIGHT = 0.0
 
     # The joint head works on the mask head's trunk instead of regions of its own.
     _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = False

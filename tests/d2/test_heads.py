@@ -68,6 +68,26 @@ def test_derived_channels_count_by_their_weight():
     torch.testing.assert_close(part_mask_loss(logits, [masks], [BOX], 0.25), expected)
 
 
+def test_dice_by_hand_and_blind_to_what_is_unknown():
+    annotation = person("body")
+    annotation["ignore_segmentation"] = encode_mask(rectangle(10, 40, 30, 70))
+    masks = pack(annotation)
+    targets, valid = masks.crop_and_resize(BOX, 28)
+    logits = torch.zeros(1, CHANNELS, 28, 28)
+    # Probability a half everywhere: the overlap is half the body's valid pixels.
+    body, pixels = (targets[:, 0] & valid).sum().item(), valid.sum().item()
+    expected = 1 - (2 * 0.5 * body + 1) / (0.5 * pixels + body + 1)
+
+    def dice(x):
+        return part_mask_loss(x, [masks], [BOX], 1.0, 1.0) - part_mask_loss(x, [masks], [BOX])
+
+    assert dice(logits).item() == pytest.approx(expected, abs=1e-5)
+    loud = logits.clone()
+    loud[:, 1:] = 50.0
+    loud[:, 0][~valid] = 50.0
+    assert dice(loud).item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_union_is_content_with_either_side_but_not_with_none():
     annotation = person("body")
     arms = figure()["right_arm"] | figure()["left_arm"]

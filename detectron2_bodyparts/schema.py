@@ -259,32 +259,27 @@ _BONES = (
     ("neck", "head_top"),
 )
 
+# Of both schemas of seven channels: body, head, torso, then two pairs of limbs, dark and light.
+_SEVEN_COLORS = (
+    (200, 200, 200),
+    (230, 60, 60),
+    (245, 190, 50),
+    (40, 160, 70),
+    (140, 220, 110),
+    (40, 90, 220),
+    (110, 190, 245),
+)
+
 BODYPARTS_7 = PartSchema(
     "bodyparts-7",
     ("body", "head", "torso", "right_arm", "left_arm", "right_leg", "left_leg"),
-    colors=(
-        (200, 200, 200),
-        (230, 60, 60),
-        (245, 190, 50),
-        (40, 160, 70),
-        (140, 220, 110),
-        (40, 90, 220),
-        (110, 190, 245),
-    ),
+    colors=_SEVEN_COLORS,
 )
 
 PASCAL_PERSON_PART = PartSchema(
     "pascal-person-part",
     ("body", "head", "torso", "upper_arms", "lower_arms", "upper_legs", "lower_legs"),
-    colors=(
-        (200, 200, 200),
-        (230, 60, 60),
-        (245, 190, 50),
-        (40, 160, 70),
-        (140, 220, 110),
-        (40, 90, 220),
-        (110, 190, 245),
-    ),
+    colors=_SEVEN_COLORS,
 )
 
 COCO_17 = KeypointSchema(

@@ -282,6 +282,38 @@ PASCAL_PERSON_PART = PartSchema(
     colors=_SEVEN_COLORS,
 )
 
+# Upper and lower limbs with sides, hands with the lower arms, feet with the lower legs: pascal-
+# person-part is its union over sides, bodyparts-7 (but for the neck) over upper and lower.
+BODYPARTS_11 = PartSchema(
+    "bodyparts-11",
+    (
+        "body",
+        "head",
+        "torso",
+        "right_upper_arm",
+        "left_upper_arm",
+        "right_lower_arm",
+        "left_lower_arm",
+        "right_upper_leg",
+        "left_upper_leg",
+        "right_lower_leg",
+        "left_lower_leg",
+    ),
+    colors=(
+        (200, 200, 200),
+        (230, 60, 60),
+        (245, 190, 50),
+        (20, 110, 50),
+        (100, 190, 80),
+        (60, 180, 100),
+        (180, 240, 150),
+        (30, 60, 170),
+        (80, 160, 230),
+        (80, 120, 250),
+        (160, 220, 250),
+    ),
+)
+
 COCO_17 = KeypointSchema(
     "coco-17",
     (
@@ -351,7 +383,7 @@ UNION_21 = KeypointSchema(
     "union-21", tuple(dict.fromkeys(COCO_17.keypoints + JHMDB_15.keypoints + LSP_14.keypoints))
 )
 
-_PART_SCHEMAS = {s.name: s for s in (BODYPARTS_7, PASCAL_PERSON_PART)}
+_PART_SCHEMAS = {s.name: s for s in (BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART)}
 _KEYPOINT_SCHEMAS = {s.name: s for s in (COCO_17, JHMDB_15, LSP_14, UNION_21)}
 
 

@@ -32,9 +32,6 @@ from ..schema import BODY, KeypointSchema, PartSchema
 _EXAMPLES = 3  # names a summary gives for each reason
 _MAX_CHUNK = 32  # items a process takes at once: more would make the progress bar jump
 
-_SYNTHETIC_SPLITS = ("train", "val")
-_SYNTHETIC_PICTURES = 1_000_000  # of one split, before the pictures of the next seed begin
-
 
 class BadInput(ValueError):
     """A file of the dataset is not what it should be: its item is named, counted and skipped.

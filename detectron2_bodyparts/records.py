@@ -21,13 +21,14 @@ pixels, joints as pixel indices (the centre of the first pixel is 0).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -233,13 +234,19 @@ class Records:
         **extra: Any,
     ) -> int:
         """Append a picture and its annotations, numbering both from 1. Returns the image id."""
-        image_id = len(self.images) + 1
-        image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
-        self.images.append({**image, "exhaustive": exhaustive, **extra})
-        for annotation in annotations:
-            ids = {"id": len(self.annotations) + 1, "image_id": image_id}
-            self.annotations.append({**ids, **annotation})
-        return image_id
+        image, people = _numbered(
+            len(self.images),
+            len(self.annotations),
+            file_name,
+            height,
+            width,
+            annotations,
+            exhaustive=exhaustive,
+            **extra,
+        )
+        self.images.append(image)
+        self.annotations.extend(people)
+        return image["id"]
 
     def by_image(self) -> dict[int, list[dict[str, Any]]]:
         """Image id -> its annotations, in file order; every image has an entry."""
@@ -279,14 +286,75 @@ def write_records(path: str | os.PathLike, records: Records) -> None:
     write_json(path, records.to_dict())
 
 
+def stream_records(
+    path: str | os.PathLike,
+    part_schema: PartSchema,
+    keypoint_schema: KeypointSchema,
+    pictures: Iterable[Mapping[str, Any]],
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a file of records whose annotations need not all be in memory, at once or not at all.
+
+    Args:
+        path: the file; what is there is replaced once ``pictures`` has come to its end.
+        part_schema, keypoint_schema, info: as in `Records`.
+        pictures: the arguments of `Records.add_image`, a mapping for each picture.
+    """
+    header = Records(part_schema, keypoint_schema, info=dict(info or {})).to_dict()
+    del header["images"], header["annotations"]
+    images: list[str] = []
+    num_annotations = 0
+    with whole_file(path) as f:
+        f.write(_dumps(header)[:-1] + ',"annotations":[')
+        for picture in pictures:
+            image, annotations = _numbered(len(images), num_annotations, **picture)
+            images.append(_dumps(image))
+            for annotation in annotations:
+                f.write("," * (num_annotations > 0) + _dumps(annotation))
+                num_annotations += 1
+        f.write('],"images":[' + ",".join(images) + "]}")
+
+
+def _numbered(
+    images_before: int,
+    annotations_before: int,
+    file_name: str,
+    height: int,
+    width: int,
+    annotations: Iterable[dict[str, Any]],
+    *,
+    exhaustive: bool = True,
+    **extra: Any,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The image's record and its annotations, with ids that count from 1."""
+    image_id = images_before + 1
+    image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+    return {**image, "exhaustive": exhaustive, **extra}, [
+        {"id": i, "image_id": image_id, **annotation}
+        for i, annotation in enumerate(annotations, start=annotations_before + 1)
+    ]
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON through a temporary file beside it, so that no half-written file is left."""
+    """Write JSON at once or not at all."""
+    with whole_file(path) as f:
+        f.write(_dumps(content))
+
+
+def _dumps(content: Any) -> str:
+    # Not json.dump, which goes without the encoder in C.
+    return json.dumps(content, separators=(",", ":"))
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[IO[str]]:
+    """A temporary text file beside ``path`` that takes its place in the end, if nothing fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(handle, "w") as f:
-            json.dump(content, f, separators=(",", ":"))
+            yield f
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:

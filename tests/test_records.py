@@ -21,6 +21,7 @@ from detectron2_bodyparts.records import (
     mask_box,
     person_annotation,
     read_records,
+    stream_records,
     validate_records,
     write_json,
     write_records,
@@ -250,6 +251,43 @@ def test_round_trip_through_pycocotools(tmp_path):
     assert again.info["split"] == "train"
     write_records(tmp_path / "again.json", again)
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_streamed_records_are_the_same(tmp_path):
+    records = two_pictures()
+    groups = records.by_image()
+    without_ids = [
+        {key: value for key, value in image.items() if key != "id"}
+        | {
+            "annotations": [
+                {key: value for key, value in a.items() if key not in ("id", "image_id")}
+                for a in groups[image["id"]]
+            ]
+        }
+        for image in records.images
+    ]
+    path = tmp_path / "records.json"
+    schemas = records.part_schema, records.keypoint_schema
+    stream_records(path, *schemas, iter(without_ids), records.info)
+    again = read_records(path)
+    assert again.images == records.images and again.annotations == records.annotations
+    assert again.to_dict() == records.to_dict()
+    stream_records(path, *schemas, [])
+    assert read_records(path).images == []
+
+
+def test_a_stream_that_breaks_leaves_the_old_file(tmp_path):
+    path = tmp_path / "records.json"
+    write_records(path, two_pictures())
+    before = path.read_bytes()
+
+    def breaks():
+        yield {"file_name": "a.jpg", "height": 4, "width": 4, "annotations": []}
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        stream_records(path, BODYPARTS_7, COCO_17, breaks())
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..records import RecordError, Records, write_json, write_records
+from ..records import RecordError, Records, stream_records, write_json
 from ..schema import BODY, KeypointSchema, PartSchema
 
 _EXAMPLES = 3  # names a summary gives for each reason
@@ -104,22 +104,47 @@ class Summary:
 
     Args:
         output: the file.
+        part_schema, keypoint_schema: what the annotations are in.
         pictures, pictures_with_people, people, people_with_joints, ignore_regions: counts.
         states: (channel, "known" | "derived") -> people in whom the channel is in that state.
         masks: channel -> people who have a mask of it.
+        joints: joint -> people in whom it is labelled.
         left_out: everything that was left out, in the order of the items.
     """
 
     output: Path
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
     pictures: int = 0
     pictures_with_people: int = 0
     people: int = 0
     people_with_joints: int = 0
     ignore_regions: int = 0
-    channels: tuple[str, ...] = ()
     states: Counter[tuple[str, str]] = field(default_factory=Counter)
     masks: Counter[str] = field(default_factory=Counter)
+    joints: Counter[str] = field(default_factory=Counter)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The schema's channels, and the unions that some people have."""
+        unions = {channel for channel, _ in self.states} - set(self.part_schema.channels)
+        return (*self.part_schema.channels, *sorted(unions))
+
+    def add(self, picture: Picture) -> None:
+        """Count a picture and its people."""
+        people = [a for a in picture.annotations if not a["iscrowd"]]
+        self.pictures += 1
+        self.pictures_with_people += bool(people)
+        self.people += len(people)
+        self.ignore_regions += len(picture.annotations) - len(people)
+        for person in people:
+            self.people_with_joints += person["num_keypoints"] > 0
+            self.states.update(person["part_state"].items())
+            self.masks.update([*person["part_segmentation"], *person.get("unsided", ())])
+            self.masks[BODY] += "segmentation" in person
+            visible = zip(self.keypoint_schema.keypoints, person["keypoints"][2::3], strict=True)
+            self.joints.update(joint for joint, v in visible if v > 0)
 
     def __str__(self) -> str:
         lines = [
@@ -135,6 +160,10 @@ class Summary:
             lines.append(
                 f"  {channel:<14}{known:10d}{derived:10d}{unknown:10d}{self.masks[channel]:10d}"
             )
+        if self.people_with_joints:
+            lines.append(f"  {'joint':<14}{'known':>10}")
+            for joint in self.keypoint_schema.keypoints:
+                lines.append(f"  {joint:<14}{self.joints[joint]:10d}")
         lines.extend(_reasons(self.left_out))
         return "\n".join(lines)
 
@@ -187,40 +216,44 @@ def prepare(
             shards stay for the next run.
     """
     output = Path(output)
-    records = Records(part_schema, keypoint_schema, info=dict(info or {}))
+    info = dict(info or {})
     folder = output.with_name(output.name + ".shards")
-    _open_shards(folder, records)
+    _open_shards(folder, Records(part_schema, keypoint_schema, info=info).to_dict())
+    summary = Summary(output, part_schema, keypoint_schema)
+    failures = _run(partial(_convert_one, convert, folder), list(enumerate(items)), workers)
 
-    summary = Summary(output)
-    convert_one = partial(_convert_one, convert, folder)
-    failures = _run(convert_one, list(enumerate(items)), workers)
-    for i, failure in enumerate(tqdm(failures, desc=output.name, total=len(items), disable=None)):
-        if failure is not None:
-            summary.left_out.append(failure)
-            continue
-        shard = json.loads(_shard_path(folder, i).read_text())
-        summary.left_out.extend(LeftOut(**one) for one in shard["left_out"])
-        for picture in shard["pictures"]:
-            extra = picture.pop("extra")
-            records.add_image(**picture, **extra)
+    def pictures() -> Iterator[dict[str, Any]]:
+        progress = tqdm(failures, desc=output.name, total=len(items), disable=None)
+        for i, failure in enumerate(progress):
+            if failure is not None:
+                summary.left_out.append(failure)
+                continue
+            shard = json.loads(_shard_path(folder, i).read_text())
+            summary.left_out.extend(LeftOut(**one) for one in shard["left_out"])
+            for picture in shard["pictures"]:
+                summary.add(Picture(**picture))
+                extra = picture.pop("extra")
+                yield {**picture, **extra}
+        if not summary.pictures:
+            why = "\n".join(_reasons(summary.left_out))
+            raise RecordError(f"{output}: no picture is left of {len(items)} items\n{why}")
 
-    if not records.images:
+    try:
+        stream_records(output, part_schema, keypoint_schema, pictures(), info)
+    except RecordError:
         shutil.rmtree(folder)
-        why = "\n".join(_reasons(summary.left_out))
-        raise RecordError(f"{output}: no picture is left of {len(items)} items\n{why}")
-    write_records(output, records)
+        raise
     shutil.rmtree(folder)
-    _count(records, summary)
     return summary
 
 
-def _open_shards(folder: Path, records: Records) -> None:
+def _open_shards(folder: Path, settings: dict[str, Any]) -> None:
     """Make the folder, without the shards of other settings."""
-    settings = folder / "settings.json"
-    header = json.loads(json.dumps(records.to_dict()))
-    if _read_json(settings) != header and folder.exists():
+    path = folder / "settings.json"
+    header = json.loads(json.dumps(settings))
+    if _read_json(path) != header and folder.exists():
         shutil.rmtree(folder)
-    write_json(settings, header)
+    write_json(path, header)
 
 
 def _read_json(path: Path) -> Any:
@@ -276,26 +309,6 @@ def _process_context() -> BaseContext:
     # Imported once, not by every process: where Detectron2 is installed that takes seconds.
     context.set_forkserver_preload([__name__])
     return context
-
-
-def _count(records: Records, summary: Summary) -> None:
-    unions = set()
-    for annotation in records.annotations:
-        if annotation["iscrowd"]:
-            summary.ignore_regions += 1
-            continue
-        summary.people += 1
-        summary.people_with_joints += annotation["num_keypoints"] > 0
-        summary.states.update(annotation["part_state"].items())
-        unions.update(annotation.get("unsided", ()))
-        summary.masks.update(list(annotation["part_segmentation"]))
-        summary.masks.update(list(annotation.get("unsided", ())))
-        summary.masks[BODY] += "segmentation" in annotation
-    summary.pictures = len(records.images)
-    summary.pictures_with_people = len(
-        {a["image_id"] for a in records.annotations if not a["iscrowd"]}
-    )
-    summary.channels = (*records.part_schema.channels, *sorted(unions))
 
 
 def picture_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -75,11 +75,10 @@ class BodyPartsEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         predictions = list(itertools.chain.from_iterable(gathered))
-        source = np.array(self._records.keypoint_schema.match(self._keypoint_schema))
         for prediction in predictions:
             if "keypoints" in prediction:
                 points = np.array(prediction["keypoints"]).reshape(-1, 3)
-                points = np.where((source >= 0)[:, None], points[source], 0.0)
+                points = self._records.keypoint_schema.take(points, self._keypoint_schema)
                 prediction["keypoints"] = points.ravel().tolist()
         if self._output_dir:
             path = Path(self._output_dir) / "predictions.json"

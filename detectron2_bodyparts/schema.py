@@ -19,6 +19,8 @@ import colorsys
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 BODY = "body"
 SIDES = ("right", "left")
 
@@ -213,6 +215,26 @@ class KeypointSchema:
         return tuple(
             other.keypoints.index(k) if k in other.keypoints else -1 for k in self.keypoints
         )
+
+    def take(self, joints: np.ndarray, other: KeypointSchema) -> np.ndarray:
+        """Joints of another schema in this one's order, matched by name.
+
+        Args:
+            joints: (..., K', 3) of x, y and visibility or score.
+            other: the schema of the K' joints.
+
+        Returns:
+            (..., K, 3); zeros for the joints that ``other`` lacks.
+
+        Raises:
+            ValueError: there are not as many joints as in ``other``.
+        """
+        if joints.shape[-2] != len(other):
+            raise ValueError(
+                f"expected {len(other)} joints of {other.name}, found {joints.shape[-2]}"
+            )
+        source = np.array(self.match(other))
+        return np.where((source >= 0)[:, None], joints[..., source, :], 0)
 
 
 # COCO's sigmas (cocodataset.org, keypoint evaluation). J-HMDB's own list agrees with them where

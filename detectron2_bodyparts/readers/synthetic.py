@@ -59,7 +59,6 @@ def annotations(
         ValueError: the schema has a channel that is no union of ``FINE_PARTS``.
     """
     sources = _channel_sources(part_schema)
-    matches = np.array(keypoint_schema.match(COCO_17))
     return [
         person_annotation(
             part_schema,
@@ -71,7 +70,7 @@ def annotations(
                 for channel, names in sources.items()
             },
             states=dict.fromkeys((BODY, *sources), "known"),
-            keypoints=np.where(matches[:, None] >= 0, person.keypoints[matches], 0.0),
+            keypoints=keypoint_schema.take(person.keypoints, COCO_17),
         )
         for person in picture.people
     ]

@@ -44,10 +44,14 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Largest relative change of brightness, contrast and saturation in training.
     _C.INPUT.COLOR_JITTER = 0.0
 
-    # Detectron2 reads this key for WeightedTrainingSampler but does not define it:
-    # (dataset name, weight) pairs.
+    # How a mixture is sampled, with DATALOADER.SAMPLER_TRAIN "WeightedTrainingSampler": pairs of
+    # dataset name and how often each of its pictures comes in an epoch, 1 where not named.
+    # Detectron2 reads this key but does not define it.
     if "TRAIN_REPEAT_FACTOR" not in _C.DATASETS:
         _C.DATASETS.TRAIN_REPEAT_FACTOR = []
+    # Pairs of dataset name and weight of its part masks and joints in the losses, 1 where not
+    # named: for datasets that are labelled with less care.
+    _C.DATASETS.TRAIN_LOSS_WEIGHTS = []
 
 
 def get_config_file(name: str) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .records import BODY, decode_mask, decode_segmentation, mask_box
 from .schema import PartSchema
+
+if TYPE_CHECKING:
+    from detectron2.structures import Instances
 
 PART_BITS = 0x3F  # 0 = no part, 1..P = the channel's index, P+1.. = the schema's unions in order
 BODY_BIT = 0x40
@@ -83,6 +86,22 @@ class _Store:
     windows: torch.Tensor  # (N, 4) int64, XYXY, ends exclusive: the pixels a plane covers
     offsets: torch.Tensor  # (N,) int64: where a plane starts in data
     state: torch.Tensor  # (N, C + U) uint8
+
+
+def loss_weights(instances: Sequence[Instances]) -> torch.Tensor:
+    """(R,) weights of the regions of all pictures in the losses of parts and joints.
+
+    They are ``gt_loss_weights``, as the mapper sets them from DATASETS.TRAIN_LOSS_WEIGHTS; 1 for
+    instances without.
+    """
+    return torch.cat(
+        [
+            i.gt_loss_weights
+            if i.has("gt_loss_weights")
+            else torch.ones(len(i), device=i.proposal_boxes.device)
+            for i in instances
+        ]
+    )
 
 
 class PartMasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class BodyPartsMapper:
         part_schema: PartSchema | None,
         keypoint_schema: KeypointSchema | None,
         keep_ignored: bool = True,
+        loss_weights: Mapping[str, float] | None = None,
     ) -> None:
         """
         Args:
@@ -56,12 +58,14 @@ class BodyPartsMapper:
             keypoint_schema: the model's joints, or None for a model without joints.
             keep_ignored: give regions to ignore as instances of class -1, which the plugin's
                 proposal generator and RoI heads know and Detectron2's own do not.
+            loss_weights: dataset name -> weight of its part masks and joints; 1 where not named.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.part_schema = part_schema
         self.keypoint_schema = keypoint_schema
         self.keep_ignored = keep_ignored
+        self.loss_weights = dict(loss_weights or {})
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -84,6 +88,7 @@ class BodyPartsMapper:
                 get_keypoint_schema(names.KEYPOINT_SCHEMA) if cfg.MODEL.KEYPOINT_ON else None
             ),
             "keep_ignored": cfg.MODEL.ROI_HEADS.NAME == "BodyPartsROIHeads",
+            "loss_weights": _loss_weights(cfg),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -93,8 +98,9 @@ class BodyPartsMapper:
 
         Returns:
             The same without its annotations, with ``image`` (C, H, W) uint8 and ``instances``:
-            ``gt_boxes``, ``gt_classes`` (0, or -1 for regions to ignore), ``gt_part_masks`` and
-            ``gt_keypoints`` (N, K, 3) where the model has these heads. All fields are always there.
+            ``gt_boxes``, ``gt_classes`` (0, or -1 for regions to ignore), ``gt_loss_weights`` (N,),
+            and ``gt_part_masks`` and ``gt_keypoints`` (N, K, 3) where the model has these heads.
+            All fields are always there.
         """
         dataset_dict = copy.copy(dataset_dict)
         annotations = dataset_dict.pop("annotations")
@@ -143,6 +149,8 @@ class BodyPartsMapper:
         instances = Instances(shape)
         instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        weight = self.loss_weights.get(dataset_dict.get("dataset_name"), 1.0)
+        instances.gt_loss_weights = torch.full((len(boxes),), weight)
         if self.part_schema is not None:
             instances.gt_part_masks = _pack(planes, states, self.part_schema)
         if self.keypoint_schema is not None:
@@ -173,8 +181,15 @@ class BodyPartsMapper:
         points[~inside | (points[:, 2] == 0)] = 0
         if mirrored:
             points = points[list(schema.flip_permutation)]
-        source = np.array(self.keypoint_schema.match(schema))
-        return np.where((source >= 0)[:, None], points[source], 0.0)
+        return self.keypoint_schema.take(points, schema)
+
+
+def _loss_weights(cfg) -> dict[str, float]:
+    weights = {name: float(weight) for name, weight in cfg.DATASETS.TRAIN_LOSS_WEIGHTS}
+    strange = sorted(set(weights) - set(cfg.DATASETS.TRAIN))
+    if strange:
+        raise ValueError(f"DATASETS.TRAIN_LOSS_WEIGHTS: {strange} are not in DATASETS.TRAIN")
+    return weights
 
 
 def _transformed_box(

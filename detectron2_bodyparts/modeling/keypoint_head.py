@@ -13,10 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..schema import get_keypoint_schema
+from ..structures import loss_weights
 
 
 def keypoint_loss(
-    logits: torch.Tensor, keypoints: torch.Tensor, boxes: torch.Tensor
+    logits: torch.Tensor,
+    keypoints: torch.Tensor,
+    boxes: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy over the positions of each labelled joint inside its region (Mask R-CNN, 2017).
 
@@ -24,10 +28,11 @@ def keypoint_loss(
         logits: (R, K, S, S).
         keypoints: (R, K, 3) of x, y in continuous picture coordinates and v; v = 0 is not labelled.
         boxes: (R, 4) XYXY.
+        weights: (R,) of each region; 1 where not given.
 
     Returns:
-        The sum over the labelled joints that lie in their region, and how many these are. The sum
-        is zero, and still a function of the logits, where there are none.
+        The weighted sum over the labelled joints that lie in their region, and how many these are.
+        The sum is zero, and still a function of the logits, where there are none.
     """
     side = logits.shape[-1]
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
@@ -38,8 +43,10 @@ def keypoint_loss(
     inside = ((cells >= 0) & (cells < side)).all(dim=-1) & (keypoints[..., 2] > 0)
     x, y = cells.to(torch.int64).unbind(-1)
     target = (y * side + x)[inside]
-    loss = F.cross_entropy(logits.flatten(2)[inside], target, reduction="sum")
-    return loss, inside.sum()
+    loss = F.cross_entropy(logits.flatten(2)[inside], target, reduction="none")
+    if weights is not None:
+        loss = loss * weights[:, None].expand_as(inside)[inside]
+    return loss.sum(), inside.sum()
 
 
 def decode_keypoints(logits: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
@@ -172,6 +179,7 @@ class BodyPartsKeypointHead(nn.Module):
                 logits,
                 torch.cat([i.gt_keypoints.tensor for i in people]),
                 torch.cat([i.proposal_boxes.tensor for i in people]),
+                loss_weights(people),
             )
             return {"loss_keypoint": loss / count.clamp(min=1) * self.loss_weight}
         boxes = torch.cat([i.pred_boxes.tensor for i in instances])

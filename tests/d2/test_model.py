@@ -281,7 +281,7 @@ def test_default_predictor_and_ours_agree(small_cfg, small_records):
     small_cfg.MODEL.WEIGHTS = ""
     ours = BodyPartsPredictor(small_cfg)
     with torch.no_grad():  # untrained masks are 0.5 in most places; make them decided
-        predictor = ours.model.roi_heads.mask_head.decoder.upsample[-1]
+        predictor = ours.model.roi_heads.mask_head.decoder.upsample[-2]
         predictor.weight *= 1000
         predictor.bias -= 0.05
     stock = DefaultPredictor(small_cfg)

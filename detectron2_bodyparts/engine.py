@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import weakref
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from detectron2.data import (
     DatasetMapper,
@@ -81,7 +83,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg, start_iter: int = 0):
         """Detectron2's loader with the plugin's mapper, from some iteration on."""
-        arguments = build_detection_train_loader.from_config(cfg, mapper=BodyPartsMapper(cfg))
+        with _numpy_seed(cfg.SEED):  # WeightedTrainingSampler takes its seed from there
+            arguments = build_detection_train_loader.from_config(cfg, mapper=BodyPartsMapper(cfg))
         if start_iter:
             seen = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
             arguments["sampler"] = _Skip(arguments["sampler"], seen)
@@ -132,6 +135,19 @@ class Trainer(DefaultTrainer):
         return torch.optim.AdamW(
             parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
         )
+
+
+@contextlib.contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """numpy's random numbers from ``seed``, if it is not negative; afterwards as before."""
+    state = np.random.get_state()
+    if seed >= 0:
+        np.random.seed(seed)
+    try:
+        yield
+    finally:
+        if seed >= 0:
+            np.random.set_state(state)
 
 
 class _SeedEveryStep(HookBase):

@@ -23,11 +23,13 @@ _ANNOTATION_KEYS = (
 )
 
 
-def load_bodyparts_json(json_file: str | os.PathLike, image_root: str | os.PathLike) -> list[dict]:
+def load_bodyparts_json(
+    json_file: str | os.PathLike, image_root: str | os.PathLike, dataset_name: str | None = None
+) -> list[dict]:
     """A file of records in Detectron2's standard dataset form.
 
-    What Detectron2's own COCO loader gives, and beyond it: the parts, ``exhaustive`` and
-    ``keypoint_schema`` of every picture. Boxes are XYWH_ABS; joints are moved by half a pixel to
+    What Detectron2's own COCO loader gives, and beyond it: the parts, and every picture's
+    ``exhaustive``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS; joints are moved by half a pixel to
     continuous coordinates.
 
     Raises:
@@ -55,6 +57,7 @@ def load_bodyparts_json(json_file: str | os.PathLike, image_root: str | os.PathL
                 "width": image["width"],
                 "exhaustive": image["exhaustive"],
                 "keypoint_schema": records.keypoint_schema.name,
+                "dataset_name": dataset_name,
                 "annotations": people,
             }
         )
@@ -89,7 +92,7 @@ def register_bodyparts_dataset(
                 f"dataset {name!r}: no file {json_file}.{hint}"
                 " (DETECTRON2_DATASETS names the folder of all datasets.)"
             )
-        return load_bodyparts_json(json_file, image_root)
+        return load_bodyparts_json(json_file, image_root, name)
 
     joints = get_keypoint_schema(keypoint_schema)
     DatasetCatalog.register(name, load)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..records import PERSON_CATEGORY_ID, read_records
-from ..schema import BODYPARTS_7, PASCAL_PERSON_PART, get_keypoint_schema, get_part_schema
+from ..schema import (
+    BODYPARTS_7,
+    BODYPARTS_11,
+    COCO_17,
+    JHMDB_15,
+    PASCAL_PERSON_PART,
+    get_keypoint_schema,
+    get_part_schema,
+)
 
 _ANNOTATION_KEYS = (
     "bbox",
@@ -29,8 +38,8 @@ def load_bodyparts_json(
     """A file of records in Detectron2's standard dataset form.
 
     What Detectron2's own COCO loader gives, and beyond it: the parts, and every picture's
-    ``exhaustive``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS; joints are moved by half a pixel to
-    continuous coordinates.
+    ``exhaustive``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS; joints are moved
+    by half a pixel to continuous coordinates.
 
     Raises:
         FileNotFoundError, RecordError: see `read_records`.
@@ -110,33 +119,63 @@ def register_bodyparts_dataset(
     )
 
 
-# dataset -> its splits. File: <root>/<dataset>/<dataset>_<split>.<part schema>.json
-_SPLITS = {
-    "voc_part": ("train", "val", "trainval", "all"),
-    "synthetic": ("train", "val"),
-}
-# part schema -> ending of the dataset's name
-_ENDINGS = {BODYPARTS_7.name: "", PASCAL_PERSON_PART.name: "_ppp"}
+# part schema -> ending of a dataset's name
+_ENDINGS = {BODYPARTS_7.name: "", BODYPARTS_11.name: "_11", PASCAL_PERSON_PART.name: "_ppp"}
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """What a ``datasets/prepare_*.py`` makes: <folder>/<name>_<split>.<part schema>.json."""
+
+    name: str
+    folder: str
+    splits: tuple[str, ...]
+    part_schemas: tuple[str, ...] = tuple(_ENDINGS)
+    keypoint_schema: str = COCO_17.name
+    options: str = ""  # of the preparing command
+
+
+_JHMDB_SPLITS = tuple(f"{half}{number}" for number in (1, 2, 3) for half in ("train", "test"))
+
+_DATASETS = (
+    _Dataset(
+        "voc_part", "voc_part", ("train", "val", "trainval", "all"), options=" --split {split}"
+    ),
+    _Dataset("synthetic", "synthetic", ("train", "val")),
+    _Dataset("ade20k", "ade20k", ("train", "val"), options=" --split {split}"),
+    _Dataset("chalearn", "chalearn", ("train", "val"), options=" --split {split}"),
+    _Dataset(
+        "jhmdb", "jhmdb", _JHMDB_SPLITS, keypoint_schema=JHMDB_15.name, options=" --split {split}"
+    ),
+    _Dataset(
+        "sub_jhmdb",
+        "jhmdb",
+        _JHMDB_SPLITS,
+        keypoint_schema=JHMDB_15.name,
+        options=" --split {split} --clips FILE",
+    ),
+)
 
 
 def register_all(root: str | os.PathLike) -> None:
     """Register the datasets of datasets/README.md under a root folder.
 
-    ``voc_part_train`` has the schema bodyparts-7, ``voc_part_train_ppp`` pascal-person-part.
+    ``voc_part_train`` has the schema bodyparts-7, ``voc_part_train_11`` bodyparts-11,
+    ``voc_part_train_ppp`` pascal-person-part.
     """
-    for dataset, splits in _SPLITS.items():
-        folder = Path(root) / dataset
-        for split in splits:
-            for schema, ending in _ENDINGS.items():
-                command = f"python datasets/prepare_{dataset}.py --schema {schema}"
-                if dataset != "synthetic":
-                    command += f" --split {split}"
+    for dataset in _DATASETS:
+        folder = Path(root) / dataset.folder
+        for split in dataset.splits:
+            for schema in dataset.part_schemas:
+                options = dataset.options.format(split=split)
                 register_bodyparts_dataset(
-                    f"{dataset}_{split}{ending}",
-                    folder / f"{dataset}_{split}.{schema}.json",
+                    f"{dataset.name}_{split}{_ENDINGS[schema]}",
+                    folder / f"{dataset.name}_{split}.{schema}.json",
                     folder,
                     part_schema=schema,
-                    prepare_command=command,
+                    keypoint_schema=dataset.keypoint_schema,
+                    prepare_command=f"python datasets/prepare_{dataset.folder}.py"
+                    f" --schema {schema}{options}",
                 )
 
 

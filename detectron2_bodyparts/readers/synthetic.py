@@ -24,6 +24,7 @@ from ..records import person_annotation
 from ..schema import (
     BODY,
     BODYPARTS_7,
+    BODYPARTS_11,
     COCO_17,
     PASCAL_PERSON_PART,
     KeypointSchema,
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(
         "Draw synthetic people and write their records.",
         "synthetic",
-        (BODYPARTS_7.name, PASCAL_PERSON_PART.name),
+        (BODYPARTS_7.name, BODYPARTS_11.name, PASCAL_PERSON_PART.name),
     )
     parser.add_argument("--train", type=positive_int, default=600, help="pictures (default: 600)")
     parser.add_argument("--val", type=positive_int, default=100, help="pictures (default: 100)")

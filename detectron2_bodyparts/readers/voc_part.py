@@ -49,7 +49,7 @@ _HEAD = ("head", "hair", "lear", "rear", "leye", "reye", "lebrow", "rebrow", "no
 #
 # bodyparts-7 keeps the schema's paint order. pascal-person-part keeps the order in which its
 # published label maps were painted: torso over head, neck over torso, upper over lower arm (seen in
-# two pictures; legs unverified, taken to be like arms).
+# two pictures; legs unverified, taken to be like arms). bodyparts-11 is the same with sides.
 _CHANNELS: dict[str, dict[str, str]] = {
     "bodyparts-7": {
         **dict.fromkeys(("torso", "neck"), "torso"),
@@ -67,6 +67,19 @@ _CHANNELS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("ruleg", "luleg"), "upper_legs"),
         **dict.fromkeys(("rlarm", "llarm", "rhand", "lhand"), "lower_arms"),
         **dict.fromkeys(("ruarm", "luarm"), "upper_arms"),
+    },
+    "bodyparts-11": {
+        **dict.fromkeys(_HEAD, "head"),
+        "torso": "torso",
+        "neck": "head",
+        **dict.fromkeys(("rlleg", "rfoot"), "right_lower_leg"),
+        **dict.fromkeys(("llleg", "lfoot"), "left_lower_leg"),
+        "ruleg": "right_upper_leg",
+        "luleg": "left_upper_leg",
+        **dict.fromkeys(("rlarm", "rhand"), "right_lower_arm"),
+        **dict.fromkeys(("llarm", "lhand"), "left_lower_arm"),
+        "ruarm": "right_upper_arm",
+        "luarm": "left_upper_arm",
     },
 }
 
@@ -102,7 +115,7 @@ def read_image(image_id: str, root: str | os.PathLike, part_schema: PartSchema) 
     Args:
         image_id: e.g. ``2008_000652``.
         root: the dataset's folder.
-        part_schema: "bodyparts-7" or "pascal-person-part".
+        part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
 
     Raises:
         BadInput: picture or annotation is missing or cannot be read, or their sizes differ.
@@ -217,7 +230,7 @@ def prepare_voc_part(
     Args:
         root: the dataset's folder.
         split: "train", "val", "trainval", another list in ``ImageSets/Main``, or "all".
-        part_schema: "bodyparts-7" or "pascal-person-part".
+        part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
         workers: processes.
         limit: take only the first so many pictures.
 

@@ -19,6 +19,7 @@ from detectron2_bodyparts.readers.synthetic import annotations, prepare_syntheti
 from detectron2_bodyparts.records import Records, decode_mask, read_records, validate_records
 from detectron2_bodyparts.schema import (
     BODYPARTS_7,
+    BODYPARTS_11,
     COCO_17,
     LSP_14,
     PASCAL_PERSON_PART,
@@ -27,7 +28,6 @@ from detectron2_bodyparts.schema import (
 )
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
-BODYPARTS_11 = PartSchema("eleven", ("body", *(p for p in FINE_PARTS if p != "neck")))
 
 
 @pytest.fixture(scope="module")

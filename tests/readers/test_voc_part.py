@@ -20,7 +20,14 @@ from detectron2_bodyparts.records import (
     read_records,
     validate_records,
 )
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, PASCAL_PERSON_PART, PartSchema
+from detectron2_bodyparts.schema import (
+    BODYPARTS_7,
+    BODYPARTS_11,
+    COCO_17,
+    PASCAL_PERSON_PART,
+    PartSchema,
+    unsided_name,
+)
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 SHAPE = (12, 16)
@@ -161,6 +168,16 @@ CHANNEL_OF = {
         "torso": "torso",
         "neck": "head",
     },
+    "bodyparts-11": lambda part: {
+        "uarm": f"{_side(part)}_upper_arm",
+        "arm": f"{_side(part)}_lower_arm",
+        "hand": f"{_side(part)}_lower_arm",
+        "uleg": f"{_side(part)}_upper_leg",
+        "leg": f"{_side(part)}_lower_leg",
+        "foot": f"{_side(part)}_lower_leg",
+        "torso": "torso",
+        "neck": "head",
+    },
 }
 
 
@@ -168,7 +185,9 @@ def _side(part):
     return {"l": "left", "r": "right"}.get(part[0])
 
 
-@pytest.mark.parametrize("schema", [BODYPARTS_7, PASCAL_PERSON_PART], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "schema", [BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART], ids=lambda s: s.name
+)
 def test_every_part_name_by_itself(tmp_path, schema):
     """24 people with one part each."""
     assert len(PERSON_PARTS) == 24
@@ -397,7 +416,7 @@ def test_real_files(samples, tmp_path):
     root = tmp_path / "voc_part"
     shutil.copytree(samples, root, copy_function=os.symlink)
     os.chmod(root, 0o755)
-    for schema in (BODYPARTS_7, PASCAL_PERSON_PART):
+    for schema in (BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART):
         summary = prepare_voc_part(root, "all", schema)
         assert (summary.pictures, summary.pictures_with_people, summary.people) == (7, 4, 8)
         assert summary.left_out == []
@@ -428,6 +447,20 @@ def test_equals_the_published_label_map(shared_dir, samples, image_id):
     assert np.count_nonzero(truth) > 40_000
     assert np.count_nonzero((labels != truth) & ~others) == 0
     assert np.count_nonzero(labels != truth) < 100
+
+
+def test_pascal_person_part_is_the_union_of_both_sides_of_eleven(samples):
+    for image_id in ("2008_000652", "2008_000726", "2009_001103", "2010_002526"):
+        eleven, coarse = (
+            read_image(image_id, samples, schema).pictures[0].annotations
+            for schema in (BODYPARTS_11, PASCAL_PERSON_PART)
+        )
+        for fine, person in zip(eleven, coarse, strict=True):
+            unions = {}
+            for name, mask in masks_of(fine).items():
+                union = name if name in ("head", "torso") else f"{unsided_name(name)}s"
+                unions[union] = unions.get(union, False) | mask
+            assert_masks(person, unions)
 
 
 def test_sides_are_the_persons_own(samples):

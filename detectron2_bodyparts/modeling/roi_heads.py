@@ -17,7 +17,7 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     * Proposals in regions to ignore (``gt_classes`` of -1) are no negatives for the box head.
     * At most ``max_regions_per_image`` regions of a picture reach the mask and joint heads in
-      training.
+      training, spread over its people.
     * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
       pooled, and the trunk is run, once for both.
     """
@@ -82,8 +82,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         losses = self._forward_box(features, proposals)
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         if self.max_regions_per_image:
-            # Sampling has put them in random order already.
-            foreground = [f[: self.max_regions_per_image] for f in foreground]
+            foreground = [spread_over_people(f, self.max_regions_per_image) for f in foreground]
         if self.share_mask_features:
             losses.update(self._forward_shared(features, foreground))
         else:
@@ -117,6 +116,23 @@ class BodyPartsROIHeads(StandardROIHeads):
             regions = self.keypoint_pooler([features[f] for f in self.keypoint_in_features], boxes)
             return self.keypoint_head(regions, instances)
         return super()._forward_keypoint(features, instances)
+
+
+def spread_over_people(instances: Instances, count: int) -> Instances:
+    """At most ``count`` regions, nobody's second before everybody's first.
+
+    Large people have most of the proposals: without this, small ones would hardly be trained on.
+    Among one person's regions the order decides, which sampling has made random.
+
+    Args:
+        instances: with ``gt_boxes``, by which people are told apart.
+        count: the most regions to keep.
+    """
+    if len(instances) <= count:
+        return instances
+    _, person = torch.unique(instances.gt_boxes.tensor, dim=0, return_inverse=True)
+    turn = (person[:, None] == person[None, :]).tril(-1).sum(dim=1)
+    return instances[turn.argsort(stable=True)[:count]]
 
 
 def _with_joints_inside(instances: Instances) -> torch.Tensor:

@@ -20,6 +20,7 @@ from detectron2.utils.visualizer import Visualizer
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
 from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
 from detectron2_bodyparts.modeling.proposals import lies_in
+from detectron2_bodyparts.modeling.roi_heads import spread_over_people
 from detectron2_bodyparts.predictor import BodyPartsPredictor
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
@@ -308,3 +309,13 @@ def test_the_small_backbone_has_the_strides_and_widths_it_says(small_cfg, blocks
     stages = backbone.bottom_up.output_shape()
     assert [stages[f"res{i}"].channels for i in range(2, 6)] == [8, 16, 32, 64]
     assert len(backbone.bottom_up.res2) == blocks[0]
+
+
+def test_the_cap_leaves_nobody_out_before_others_come_twice():
+    people = Boxes(torch.tensor([[0.0, 0, 50, 90], [5, 5, 20, 30], [60, 60, 80, 90]]))
+    regions = Instances((96, 128), id=torch.arange(9))
+    regions.gt_boxes = people[torch.tensor([0, 0, 0, 0, 1, 0, 2, 1, 0])]
+    assert spread_over_people(regions, 3).id.tolist() == [0, 4, 6]
+    assert spread_over_people(regions, 6).id.tolist() == [0, 4, 6, 1, 7, 2]
+    assert spread_over_people(regions, 9).id.tolist() == list(range(9))
+    assert len(spread_over_people(regions[:0], 3)) == 0

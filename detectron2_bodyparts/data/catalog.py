@@ -125,34 +125,33 @@ _ENDINGS = {BODYPARTS_7.name: "", BODYPARTS_11.name: "_11", PASCAL_PERSON_PART.n
 
 @dataclass(frozen=True)
 class _Dataset:
-    """What a ``datasets/prepare_*.py`` makes: <folder>/<name>_<split>.<part schema>.json."""
+    """What ``datasets/prepare_<folder>.py`` makes: <folder>/<name>_<split>.<part schema>.json."""
 
     name: str
     folder: str
-    splits: tuple[str, ...]
-    part_schemas: tuple[str, ...] = tuple(_ENDINGS)
+    options: dict[str, str]  # split -> the preparing command's options
     keypoint_schema: str = COCO_17.name
-    options: str = ""  # of the preparing command
 
 
-_JHMDB_SPLITS = tuple(f"{half}{number}" for number in (1, 2, 3) for half in ("train", "test"))
+def _splits(*names: str, more: str = "") -> dict[str, str]:
+    return {name: f" --split {name}{more}" for name in names}
+
+
+_JHMDB_SPLITS = ("train1", "test1", "train2", "test2", "train3", "test3")
+_COCO_SPLITS = ("train2017", "val2017")
 
 _DATASETS = (
+    _Dataset("voc_part", "voc_part", _splits("train", "val", "trainval", "all")),
+    _Dataset("synthetic", "synthetic", {"train": "", "val": ""}),
+    _Dataset("ade20k", "ade20k", _splits("train", "val")),
+    _Dataset("chalearn", "chalearn", _splits("train", "val")),
+    _Dataset("jhmdb", "jhmdb", _splits(*_JHMDB_SPLITS), JHMDB_15.name),
+    _Dataset("sub_jhmdb", "jhmdb", _splits(*_JHMDB_SPLITS, more=" --clips FILE"), JHMDB_15.name),
+    _Dataset("coco", "coco", _splits(*_COCO_SPLITS)),
     _Dataset(
-        "voc_part", "voc_part", ("train", "val", "trainval", "all"), options=" --split {split}"
-    ),
-    _Dataset("synthetic", "synthetic", ("train", "val")),
-    _Dataset("ade20k", "ade20k", ("train", "val"), options=" --split {split}"),
-    _Dataset("chalearn", "chalearn", ("train", "val"), options=" --split {split}"),
-    _Dataset(
-        "jhmdb", "jhmdb", _JHMDB_SPLITS, keypoint_schema=JHMDB_15.name, options=" --split {split}"
-    ),
-    _Dataset(
-        "sub_jhmdb",
-        "jhmdb",
-        _JHMDB_SPLITS,
-        keypoint_schema=JHMDB_15.name,
-        options=" --split {split} --clips FILE",
+        "coco",
+        "coco",
+        {f"{split}_derived": f" --split {split} --derive-parts" for split in _COCO_SPLITS},
     ),
 )
 
@@ -165,11 +164,10 @@ def register_all(root: str | os.PathLike) -> None:
     """
     for dataset in _DATASETS:
         folder = Path(root) / dataset.folder
-        for split in dataset.splits:
-            for schema in dataset.part_schemas:
-                options = dataset.options.format(split=split)
+        for split, options in dataset.options.items():
+            for schema, ending in _ENDINGS.items():
                 register_bodyparts_dataset(
-                    f"{dataset.name}_{split}{_ENDINGS[schema]}",
+                    f"{dataset.name}_{split}{ending}",
                     folder / f"{dataset.name}_{split}.{schema}.json",
                     folder,
                     part_schema=schema,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation import COCOEvaluator
@@ -29,6 +29,7 @@ from .conftest import HEIGHT, WIDTH, as_dataset_dict, person
 CONFIGS = [
     "bodyparts_rcnn_R_50_FPN_1x.yaml",
     "bodyparts_rcnn_R_50_FPN_3x.yaml",
+    "bodyparts_rcnn_R_50_FPN_3x_mixture.yaml",
     "bodyparts_rcnn_R_50_FPN_1x_ppp.yaml",
     "bodyparts_rcnn_R_101_FPN_3x.yaml",
     "original_rcnn_R_50_FPN_1x.yaml",
@@ -69,6 +70,8 @@ def test_configs_build_a_model(name):
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     assert model.roi_heads.mask_on == cfg.MODEL.MASK_ON
+    assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} <= set(DatasetCatalog.list())
+    BodyPartsMapper(cfg)  # its loss weights name datasets, too
 
 
 def test_an_unknown_config_names_those_there_are():

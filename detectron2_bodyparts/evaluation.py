@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections import OrderedDict
@@ -13,8 +12,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from .metrics.coco_ap import evaluate_ap
-from .metrics.sides import left_right_confusion
+from .metrics import evaluate
+from .metrics.instances import true_picture
+from .metrics.parsing import CIHP_PAINT_THRESHOLD
+from .metrics.precision import OriginalPrecision, found_channels
 from .people import People
 from .records import read_records
 from .schema import KeypointSchema, PartSchema
@@ -23,11 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 class BodyPartsEvaluator(DatasetEvaluator):
-    """Box, body, part and joint AP and left/right confusion of a registered dataset.
+    """Every metric of `detectron2_bodyparts.metrics` on a registered dataset.
 
     Unknown channels, crowds and pictures that are not exhaustively labelled cost a model nothing.
-    What is kept of a picture is run-length encoded. Results are Detectron2's nested dictionary:
-    ``bbox``, ``body``, ``parts``, ``keypoints``, ``sides``, in percent.
+    What is kept of a picture is run-length encoded; several processes give the figures of one.
+    Results are Detectron2's nested dictionary, in percent: what `metrics.evaluate` gives, and
+    ``precision``, the original system's (`metrics.precision`).
     """
 
     def __init__(
@@ -36,12 +38,15 @@ class BodyPartsEvaluator(DatasetEvaluator):
         part_schema: PartSchema,
         keypoint_schema: KeypointSchema,
         output_dir: str | None = None,
+        *,
+        paint_threshold: float = CIHP_PAINT_THRESHOLD,
     ) -> None:
         """
         Args:
             dataset_name: a dataset of `register_bodyparts_dataset`.
             part_schema, keypoint_schema: the model's. Joints are matched by name to the dataset's.
             output_dir: where ``predictions.json`` is written, if given.
+            paint_threshold: people under this score are not painted for mIoU.
 
         Raises:
             ValueError: the dataset has another part schema than the model.
@@ -55,11 +60,15 @@ class BodyPartsEvaluator(DatasetEvaluator):
         self._part_schema = part_schema
         self._keypoint_schema = keypoint_schema
         self._output_dir = output_dir
-        self._predictions: list[dict] = []
+        self._paint_threshold = paint_threshold
+        groups = self._records.by_image()
+        self._truths = {i["id"]: (i, groups[i["id"]]) for i in self._records.images}
+        self.reset()
 
     def reset(self) -> None:
         """Forget all predictions."""
-        self._predictions = []
+        self._predictions: list[dict] = []
+        self._precision = OriginalPrecision()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Keep the predictions of some pictures. See `DatasetEvaluator.process`."""
@@ -67,14 +76,21 @@ class BodyPartsEvaluator(DatasetEvaluator):
             people = People.from_instances(
                 output["instances"], self._part_schema, self._keypoint_schema
             )
-            self._predictions += people.to_annotations(picture["image_id"])
+            image_id = picture["image_id"]
+            self._predictions += people.to_annotations(image_id)
+            if people.part_probs is not None:
+                truth = true_picture(*self._truths[image_id], self._part_schema)
+                self._precision.add(truth, [found_channels(person) for person in people])
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """The results on the main process; None on the others."""
-        gathered = comm.gather(self._predictions, dst=0)
+        gathered = comm.gather((self._predictions, self._precision), dst=0)
         if not comm.is_main_process():
             return None
-        predictions = list(itertools.chain.from_iterable(gathered))
+        predictions, precision = [], OriginalPrecision()
+        for some, counted in gathered:
+            predictions += some
+            precision.merge(counted)
         for prediction in predictions:
             if "keypoints" in prediction:
                 points = np.array(prediction["keypoints"]).reshape(-1, 3)
@@ -85,6 +101,13 @@ class BodyPartsEvaluator(DatasetEvaluator):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(predictions))
             logger.info("predictions written to %s", path)
-        results = OrderedDict(evaluate_ap(self._records, predictions))
-        results["sides"] = left_right_confusion(self._records, predictions)
+        results = OrderedDict(
+            evaluate(
+                self._records,
+                predictions,
+                paint_threshold=self._paint_threshold,
+                joints=self._keypoint_schema.keypoints,
+            )
+        )
+        results["precision"] = precision.result()
         return results

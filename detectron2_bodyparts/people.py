@@ -82,13 +82,7 @@ class Person:
 
     @cached_property
     def _crop(self) -> Crop:
-        if self.part_probs is None:
-            raise ValueError("this prediction has no part masks")
-        size = self.part_probs.shape[-1]
-        (x0, columns), (y0, rows) = (
-            _interpolation(self.box[axis], self.box[axis + 2], self.image_size[1 - axis], size)
-            for axis in (0, 1)
-        )
+        x0, y0, columns, rows = self._grid()
 
         def pasted(channel: int) -> np.ndarray:
             return rows @ (self.part_probs[channel].astype(np.float32) @ columns.T)
@@ -104,6 +98,26 @@ class Person:
             total += probs
         labels[~body | (total < MASK_THRESHOLD)] = 0
         return Crop(x0, y0, labels, body)
+
+    def _grid(self) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """The box's first column and row, and what interpolates the masks to its pixels."""
+        if self.part_probs is None:
+            raise ValueError("this prediction has no part masks")
+        size = self.part_probs.shape[-1]
+        (x0, columns), (y0, rows) = (
+            _interpolation(self.box[axis], self.box[axis + 2], self.image_size[1 - axis], size)
+            for axis in (0, 1)
+        )
+        return x0, y0, columns, rows
+
+    def channel_masks(self, threshold: float) -> tuple[int, int, np.ndarray]:
+        """Every channel by itself, thresholded: they may overlap, and parts leave the body.
+
+        Returns:
+            Column and row of the masks' first pixel in the picture, and (C, h, w) bool.
+        """
+        x0, y0, columns, rows = self._grid()
+        return x0, y0, rows @ (self.part_probs.astype(np.float32) @ columns.T) >= threshold
 
     @property
     def body(self) -> np.ndarray:

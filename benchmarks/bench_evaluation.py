@@ -1,0 +1,151 @@
+"""How long the parsing metrics take, and how much memory, against plain loops over whole planes.
+
+    python benchmarks/bench_evaluation.py --pictures 5000 --plain 10
+
+Pictures of 500x375 with three true people each, found a little beside where they are, are made up
+as they are needed; making them is not counted. The plain loop (`plain_parsing`) is far too slow for
+all of them: it is run on the first few, once as it stands (all is measured anew at each threshold)
+and once with each pair of people measured once, and has to give the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from plain_parsing import PlainFound, PlainPicture, PlainTruth, keep_measures, plain_result
+
+from detectron2_bodyparts.metrics.instances import (
+    FoundPerson,
+    TruePerson,
+    TruePicture,
+    found_person,
+)
+from detectron2_bodyparts.metrics.parsing import ParsingMetrics
+from detectron2_bodyparts.people import Crop
+from detectron2_bodyparts.records import encode_mask
+from detectron2_bodyparts.schema import BODYPARTS_7
+
+HEIGHT, WIDTH = 375, 500
+PEOPLE = 3
+PAINT_THRESHOLD = 0.3
+CLASSES = BODYPARTS_7.parts
+
+# A standing figure on the unit square: x0, y0, x1, y1 of each class from 1 on.
+_FIGURE = (
+    (0.35, 0.0, 0.65, 0.18),
+    (0.25, 0.18, 0.75, 0.55),
+    (0.0, 0.2, 0.25, 0.6),
+    (0.75, 0.2, 1.0, 0.6),
+    (0.25, 0.55, 0.5, 1.0),
+    (0.5, 0.55, 0.75, 1.0),
+)
+
+
+def figure(x0: int, y0: int, width: int, height: int) -> Crop:
+    """A person whose box lies in the picture."""
+    labels = np.zeros((height, width), dtype=np.uint8)
+    for c, box in enumerate(_FIGURE, start=1):
+        left, top, right, bottom = np.multiply(box, (width, height, width, height)).astype(int)
+        labels[top:bottom, left:right] = c
+    return Crop(x0, y0, labels, labels > 0)
+
+
+def pictures(count: int, seed: int) -> Iterator[tuple[TruePicture, list[FoundPerson]]]:
+    rng = np.random.default_rng(seed)
+    for image_id in range(count):
+        people, found = [], []
+        for _ in range(PEOPLE):
+            size = rng.integers((50, 120), (150, 320))
+            corner = rng.integers((10, 10), (WIDTH - 10, HEIGHT - 10) - size)
+            box = np.concatenate([corner, corner + size]).astype(float)
+            known = np.ones(len(CLASSES) + 1, dtype=bool)
+            people.append(TruePerson(figure(*corner, *size), known, box))
+            moved = corner + rng.integers(-10, 11, size=2)
+            found.append(FoundPerson(figure(*moved, *size), round(float(rng.random()), 3)))
+        yield TruePicture(image_id, (HEIGHT, WIDTH), people), found
+
+
+def as_rle(person: FoundPerson) -> dict:
+    """The person as a file of predictions has them."""
+    _, labels, body = plane(person.crop)
+    masks = {name: encode_mask(labels == c) for c, name in enumerate(CLASSES, start=1)}
+    return {"segmentation": encode_mask(body), "part_segmentation": masks, "score": person.score}
+
+
+def plane(crop: Crop) -> tuple[Crop, np.ndarray, np.ndarray]:
+    labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    body = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    labels[crop.slices], body[crop.slices] = crop.labels, crop.body
+    return crop, labels, body
+
+
+def plain(picture: TruePicture, people: list[FoundPerson]) -> PlainPicture:
+    nowhere = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    truths = [PlainTruth(*plane(p.crop)[1:], p.known) for p in picture.people]
+    found = [PlainFound(*plane(p.crop)[1:], p.score) for p in people]
+    return PlainPicture(picture.image_id, truths, found, nowhere, nowhere)
+
+
+def peak_memory() -> float:
+    """MiB, of the process since it began."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--plain", type=int, default=5, help="pictures for the plain loop")
+    parser.add_argument("--rle", type=int, default=100, help="pictures given as RLE")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(f"{WIDTH}x{HEIGHT}, {PEOPLE} people a picture, {len(CLASSES)} classes")
+
+    before = peak_memory()
+    metrics = ParsingMetrics(CLASSES, paint_threshold=PAINT_THRESHOLD)
+    seconds = 0.0
+    for picture, people in pictures(args.pictures, args.seed):
+        start = time.perf_counter()
+        metrics.add(picture, people)
+        seconds += time.perf_counter() - start
+    start = time.perf_counter()
+    metrics.result()
+    result_seconds = time.perf_counter() - start
+    ours = (seconds + result_seconds) / args.pictures
+    kept = len(pickle.dumps(metrics)) / 2**20
+    print(f"ours, {args.pictures} pictures: {seconds:.1f} s, figures {result_seconds:.2f} s")
+    print(f"  {1000 * ours:.2f} ms a picture; kept {kept:.1f} MiB")
+    print(f"  peak memory {peak_memory():.0f} MiB, {before:.0f} MiB of it before")
+
+    seconds = 0.0
+    for picture, people in pictures(args.rle, args.seed):
+        predictions = [as_rle(p) for p in people]
+        start = time.perf_counter()
+        for prediction in predictions:
+            found_person(prediction, BODYPARTS_7, picture.image_size)
+        seconds += time.perf_counter() - start
+    print(f"  and {1000 * seconds / args.rle:.2f} ms a picture to read predictions from RLE")
+
+    few = list(pictures(args.plain, args.seed))
+    metrics = ParsingMetrics(CLASSES, paint_threshold=PAINT_THRESHOLD)
+    for picture, people in few:
+        metrics.add(picture, people)
+    planes = [plain(*pair) for pair in few]
+    for keep, name in ((False, "as it stands"), (True, "each pair measured once")):
+        keep_measures(planes, keep)
+        start = time.perf_counter()
+        result = plain_result(planes, CLASSES, PAINT_THRESHOLD)
+        theirs = (time.perf_counter() - start) / args.plain
+        np.testing.assert_allclose(list(result.values()), list(map(metrics.result().get, result)))
+        print(f"plain loop, {name}, {args.plain} pictures, same figures:")
+        print(f"  {1000 * theirs:.0f} ms a picture; ours is {theirs / ours:.0f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""PCK: the percentage of joints found within a share of the person's size.
+
+A labelled joint (v > 0) is right if the predicted one lies within 0.2 times a reference length of
+it, the limit included. Two references are in use, and figures of one are not to be held against
+figures of the other (a published sub-JHMDB result is 96.0 with one and 80.1 with the other):
+
+* ``bbox``: the longer side of the person's true box;
+* ``torso``: the distance from left shoulder to right hip; that of the prediction where the true one
+  is below one pixel or one of the two joints is not labelled.
+
+The mean is over joints, not over people. A joint that is not labelled is not judged; all joints of
+a person who is not found are wrong; whoever is found and matches nobody costs nothing (that is what
+AP is for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from ..records import Records
+from ..schema import KeypointSchema, unsided_name
+from .coco_ap import check_predictions
+
+PCK_THRESHOLD = 0.2
+MATCH_IOU = 0.5
+
+# The rows of the field's tables. Joints that are in none of them have a row of their own.
+_ROWS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_HEAD = ("nose", "eye", "ear", "face", "head_top")
+_TORSO = ("left_shoulder", "right_hip")
+
+
+class PCK:
+    """Collects people, one at a time, and gives the figures.
+
+    Two integers a joint and reference are kept; other processes' can be pickled and merged.
+    """
+
+    def __init__(self, schema: KeypointSchema, *, joints: Collection[str] | None = None) -> None:
+        """
+        Args:
+            schema: the joints of truth and prediction.
+            joints: the names of those judged; all where left out. Published J-HMDB tables, for
+                one, have neither neck nor belly.
+
+        Raises:
+            ValueError: the schema has no such joint.
+        """
+        strange = sorted(set(joints or ()) - set(schema.keypoints))
+        if strange:
+            raise ValueError(f"schema {schema.name} has no joints {strange}: {schema.keypoints}")
+        self.schema = schema
+        self._judged = np.array([joints is None or k in joints for k in schema.keypoints])
+        self._total = np.zeros(len(schema), dtype=np.int64)
+        has_torso = set(_TORSO) <= set(schema.keypoints)
+        self._right = {
+            reference: np.zeros(len(schema), dtype=np.int64)
+            for reference in (("bbox", "torso") if has_torso else ("bbox",))
+        }
+
+    def add(self, true: np.ndarray, box: np.ndarray, found: np.ndarray | None) -> None:
+        """Count a person.
+
+        Args:
+            true: (K, 3) of x, y in pixels and v; labelled where v > 0.
+            box: (4,), their true box, XYXY.
+            found: (K, 2 or more) of x, y in the same coordinates; None: nobody was found.
+        """
+        labelled = (true[:, 2] > 0) & self._judged
+        self._total += labelled
+        if found is None:
+            return
+        distance = np.linalg.norm(found[:, :2] - true[:, :2], axis=1)
+        for reference, right in self._right.items():
+            if reference == "bbox":
+                length = max(box[2] - box[0], box[3] - box[1])
+            else:
+                length = self._torso(true, found)
+            right += labelled & (distance <= PCK_THRESHOLD * length)
+
+    def _torso(self, true: np.ndarray, found: np.ndarray) -> float:
+        shoulder, hip = (self.schema.keypoints.index(name) for name in _TORSO)
+        if (true[[shoulder, hip], 2] > 0).all():
+            length = np.linalg.norm(true[shoulder, :2] - true[hip, :2])
+            if length >= 1:
+                return float(length)
+        return float(np.linalg.norm(found[shoulder, :2] - found[hip, :2]))
+
+    def merge(self, other: PCK) -> None:
+        """Take over the people of another collection.
+
+        Raises:
+            ValueError: it is of another schema or judges other joints.
+        """
+        if self.schema != other.schema or (self._judged != other._judged).any():
+            raise ValueError("the collections judge different joints")
+        self._total += other._total
+        for reference, right in self._right.items():
+            right += other._right[reference]
+
+    def result(self) -> dict[str, float]:
+        """The figures in percent, nan where no joint is labelled.
+
+        Returns:
+            ``PCK@0.2_bbox``, the mean over all labelled joints, and of the table
+            ``PCK@0.2_bbox-head`` (nose, eyes, ears, face, head top), ``-shoulder``, ``-elbow``,
+            ``-wrist``, ``-hip``, ``-knee``, ``-ankle`` and other joints by their name, as far as
+            they are judged; and the same with ``torso``, where the schema has its joints.
+        """
+        rows = self._rows()
+        results = {}
+        for reference, right in self._right.items():
+            name = f"PCK@{PCK_THRESHOLD}_{reference}"
+            results[name] = _percent(right.sum(), self._total.sum())
+            for row, joints in rows.items():
+                results[f"{name}-{row}"] = _percent(right[joints].sum(), self._total[joints].sum())
+        return results
+
+    def _rows(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {row: [] for row in _ROWS}
+        for k in np.flatnonzero(self._judged):
+            name = unsided_name(self.schema.keypoints[k])
+            rows.setdefault("head" if name in _HEAD else name, []).append(int(k))
+        return {row: joints for row, joints in rows.items() if joints}
+
+
+def evaluate_pck(
+    records: Records,
+    predictions: Sequence[Mapping[str, Any]],
+    *,
+    joints: Collection[str] | None = None,
+) -> dict[str, float]:
+    """The PCK of predictions in the records' keypoint schema.
+
+    In each picture the predictions with joints, in descending score, take the free person of
+    greatest box IoU, at least `MATCH_IOU`. Crowds take no part.
+
+    Args:
+        records: the truth.
+        predictions: as for `coco_ap.evaluate_ap`.
+        joints: as for `PCK`.
+
+    Returns:
+        As `PCK.result`.
+
+    Raises:
+        ValueError: as `PCK` and `coco_ap.check_predictions`.
+    """
+    check_predictions(records, predictions)
+    pck = PCK(records.keypoint_schema, joints=joints)
+    groups: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in records.images}
+    for prediction in predictions:
+        if prediction.get("keypoints"):
+            groups[prediction["image_id"]].append(prediction)
+    for image_id, group in records.by_image().items():
+        people = [a for a in group if not a["iscrowd"]]
+        for person, prediction in zip(people, _matches(people, groups[image_id]), strict=True):
+            x, y, w, h = person["bbox"]
+            found = None if prediction is None else _points(prediction)
+            pck.add(_points(person), np.array([x, y, x + w, y + h]), found)
+    return pck.result()
+
+
+def _matches(
+    people: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any] | None]:
+    """For each person the prediction that takes them."""
+    takers: list[Mapping[str, Any] | None] = [None] * len(people)
+    if not people:
+        return takers
+    boxes = np.array([p["bbox"] for p in people], dtype=float)
+    for prediction in sorted(predictions, key=lambda p: -p["score"]):
+        box = np.array([prediction["bbox"]], dtype=float)
+        iou = mask_util.iou(box, boxes, [0] * len(boxes))[0]
+        iou[[taker is not None for taker in takers]] = 0
+        if iou.max() >= MATCH_IOU:
+            takers[int(iou.argmax())] = prediction
+    return takers
+
+
+def _points(person: Mapping[str, Any]) -> np.ndarray:
+    return np.array(person["keypoints"], dtype=float).reshape(-1, 3)
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * float(part / whole) if whole else float("nan")

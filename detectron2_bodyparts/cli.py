@@ -1,20 +1,31 @@
-"""The ``bodyparts`` command. What a subcommand needs is imported when it runs."""
+"""The ``bodyparts`` command. Detectron2, and what needs it, is imported when it is called for."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_util
 from tqdm import tqdm
 
+from .readers.prepare import positive_int
+from .records import RecordError, Records, read_records, validate_records
+from .schema import BODY, COCO_17, KeypointSchema, get_keypoint_schema, get_part_schema
+
 PAGE_PICTURES = 20  # that `predict --page` puts on its page
+MIN_CELL = 64  # pixels a side of a picture on a page of `inspect`: less shows nothing
+PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation")
+LEGEND_HEIGHT = 400  # pixels at least, or it could not be read
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -90,49 +101,189 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Draw the annotations of a dataset, many pictures a page."""
-    from .drawing import draw_annotations, grid, legend
-    from .records import read_records
+    """Draw the annotations of a dataset, many pictures a page.
 
-    if args.dataset.endswith(".json"):
-        json_file = Path(args.dataset)
-        image_root = Path(args.image_root) if args.image_root else json_file.parent
-    else:
-        require_detectron2()
-        from detectron2.data import DatasetCatalog, MetadataCatalog
+    A picture that cannot be drawn is named and leaves an empty cell.
+    """
+    from .drawing import annotation_cell, annotation_legend, grid
 
-        if args.dataset not in DatasetCatalog.list():
-            known = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("part_schema")]
-            return fail(f"no dataset {args.dataset!r}; with parts there are {sorted(known)}")
-        metadata = MetadataCatalog.get(args.dataset)
-        json_file, image_root = Path(metadata.json_file), Path(metadata.image_root)
-    if not json_file.is_file():
-        return fail(f"no file {json_file}; datasets/README.md says how to make it")
-    records = read_records(json_file)
-
+    records, image_root = load_dataset(args.dataset, args.image_root)
+    schema = records.part_schema
+    names = [*schema.channels, *schema.unions]
+    if args.only is not None and args.only not in names:
+        raise CommandError(f"schema {schema.name} has no {args.only!r}, only {', '.join(names)}")
     groups = records.by_image()
-    images = [i for i in records.images if args.empty or groups[i["id"]]][: args.limit]
+    if args.only is not None:
+        groups = {image_id: knowing(group, args.only) for image_id, group in groups.items()}
+    images = [i for i in records.images if args.empty or groups[i["id"]]]
+    if not images:
+        print(f"nothing to draw: none of {len(records.images)} pictures has such people")
+        return 0
+    if args.shuffle:
+        random.Random(args.seed).shuffle(images)
+    images = images[: args.num]
+
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
+    for old in output.glob("page_[0-9]*.jpg"):  # or pages of two runs would be taken for one
+        old.unlink()
     per_page = args.rows * args.columns
+    cell = args.cell[::-1]
     for start in tqdm(range(0, len(images), per_page), desc="pages", disable=None):
-        drawn = []
+        cells = []
         for image in images[start : start + per_page]:
             picture = read_picture(image_root / image["file_name"])
-            if picture is None:
-                print(f"skipped, not a readable picture: {image['file_name']}", file=sys.stderr)
-                continue
-            drawn.append(
-                draw_annotations(
-                    picture, groups[image["id"]], records.part_schema, records.keypoint_schema
+            annotations = groups[image["id"]]
+            faults = picture_faults(records, image, annotations, picture)
+            for fault in faults:
+                print(f"not drawn: {image['file_name']}: {fault}", file=sys.stderr)
+            cells.append(
+                annotation_cell(
+                    None if faults else picture,
+                    image,
+                    annotations,
+                    schema,
+                    records.keypoint_schema,
+                    cell,
+                    fault="; ".join(faults),
                 )
             )
-        page = grid(drawn, args.columns, (320, 400))
-        page = np.hstack([page, legend(records.part_schema, page.shape[0])])
-        path = output / f"{json_file.stem}_{start // per_page:03d}.jpg"
-        cv2.imwrite(str(path), page)
+        page = grid(cells, args.columns, cell)
+        missing = max(LEGEND_HEIGHT - page.shape[0], 0)
+        page = cv2.copyMakeBorder(page, 0, missing, 0, 0, cv2.BORDER_CONSTANT)
+        page = np.hstack([page, annotation_legend(schema, page.shape[0])])
+        cv2.imwrite(str(output / f"page_{start // per_page + 1:03d}.jpg"), page)
     print(f"{len(images)} pictures drawn in {output}")
     return 0
+
+
+def knowing(annotations: Iterable[dict], channel: str) -> list[dict]:
+    """Of one picture's annotations the people of whom the channel or union is known or derived."""
+    return [a for a in annotations if not a["iscrowd"] and channel in a["part_state"]]
+
+
+def picture_faults(
+    records: Records, image: dict, annotations: list[dict], picture: np.ndarray | None
+) -> list[str]:
+    """Why one picture of the records cannot be drawn, one line a fault; empty where it can."""
+    if picture is None:
+        return ["not a readable picture"]
+    expected = (image["height"], image["width"])
+    if picture.shape[:2] != expected:
+        return [f"expected a picture of {expected}, found {picture.shape[:2]}"]
+    for annotation in annotations:
+        size = annotation.get("segmentation", {}).get("size", expected)
+        if tuple(size) != expected:
+            return [f"annotation {annotation['id']}: expected a mask of {expected}, found {size}"]
+    only = replace(records, images=[image], annotations=annotations)
+    try:
+        faults = validate_records(only)
+    except ValueError as e:  # pycocotools on run lengths that make no mask
+        return [f"a mask cannot be decoded: {e}"]
+    return [fault.removeprefix(f"{image['file_name']}, ") for fault in faults]
+
+
+def stats(args: argparse.Namespace) -> int:
+    """Count what a dataset holds; print a table and draw a chart."""
+    from .stats import collect, draw_chart
+
+    records, _ = load_dataset(args.dataset)
+    statistics = collect(records)
+    print(statistics)
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(output), draw_chart(statistics, Path(args.dataset).name)):
+        raise CommandError(f"cannot write {output}")
+    print(f"chart: {output}")
+    return 0
+
+
+def load_dataset(name: str, image_root: str | None = None) -> tuple[Records, Path]:
+    """A dataset's records, and the folder in which their ``file_name`` starts.
+
+    Args:
+        name: a file of records (``.json``), or a dataset registered with Detectron2.
+        image_root: of a file, where the pictures are; its own folder where left out.
+
+    Raises:
+        CommandError: there is no such file or dataset.
+        RecordError: the file is no file of records.
+    """
+    try:
+        if name.endswith(".json"):
+            return read_records(name), Path(image_root or Path(name).parent)
+        return registered_records(name), Path()
+    except FileNotFoundError as e:
+        # The system says which file, a registered dataset also which command makes it.
+        raise CommandError(f"no file {e.filename}" if e.filename else str(e)) from e
+
+
+def registered_records(name: str) -> Records:
+    """A dataset registered with Detectron2 as records, ``file_name`` with its folder.
+
+    Of a dataset without parts, a COCO file say, boxes, bodies and joints are taken, and of its
+    classes only ``person``, where it has one.
+
+    Raises:
+        CommandError: no such dataset is registered.
+        FileNotFoundError: it is registered, but its file is not there.
+    """
+    require_detectron2()
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    if name not in DatasetCatalog.list():
+        known = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("part_schema")]
+        raise CommandError(f"no dataset {name!r}; with parts there are {sorted(known)}")
+    pictures = DatasetCatalog.get(name)
+    metadata = MetadataCatalog.get(name)
+    joints = COCO_17
+    if metadata.get("keypoint_schema"):
+        joints = get_keypoint_schema(metadata.keypoint_schema)
+    elif metadata.get("keypoint_names"):
+        joints = KeypointSchema(name, tuple(metadata.keypoint_names))
+    classes = metadata.get("thing_classes", [])
+    person_class = classes.index("person") if "person" in classes else None
+
+    records = Records(get_part_schema(metadata.get("part_schema", "bodyparts-7")), joints)
+    for picture in pictures:
+        height, width = picture["height"], picture["width"]
+        people = [
+            registered_annotation(person, height, width, len(joints))
+            for person in picture["annotations"]
+            if person_class in (None, person["category_id"])
+        ]
+        exhaustive = picture.get("exhaustive", True)
+        records.add_image(picture["file_name"], height, width, people, exhaustive=exhaustive)
+    return records
+
+
+def registered_annotation(
+    person: dict[str, Any], height: int, width: int, num_joints: int
+) -> dict[str, Any]:
+    """A person in Detectron2's standard form as a record, of a picture of that size."""
+    from detectron2.structures import BoxMode
+
+    points = np.reshape(person.get("keypoints") or np.zeros((num_joints, 3)), (-1, 3))
+    points = np.where(points[:, 2:] > 0, points - (0.5, 0.5, 0), 0)
+    annotation = {
+        "bbox": BoxMode.convert(person["bbox"], person["bbox_mode"], BoxMode.XYWH_ABS),
+        "iscrowd": person.get("iscrowd", 0),
+        "keypoints": points.ravel().tolist(),
+        "num_keypoints": int(np.count_nonzero(points[:, 2])),
+        "part_segmentation": {},
+        "part_state": {},
+    }
+    segmentation = person.get("segmentation")
+    if segmentation:
+        if isinstance(segmentation, list):  # polygons
+            segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+        annotation["segmentation"] = segmentation
+        annotation["part_state"] = {BODY: "known"}
+    return annotation | {key: person[key] for key in PART_KEYS if key in person}
+
+
+class CommandError(Exception):
+    """What the user is told in one line instead of a traceback."""
 
 
 def require_detectron2() -> None:
@@ -140,13 +291,15 @@ def require_detectron2() -> None:
     import importlib.util
 
     if importlib.util.find_spec("detectron2") is None:
-        raise SystemExit("error: this needs Detectron2; the README says how to install it")
+        raise CommandError("this needs Detectron2; the README says how to install it")
 
 
-def fail(message: str) -> int:
-    """Say what is wrong; exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+def cell_size(text: str) -> tuple[int, int]:
+    """(width, height) of an argument like ``320x240``."""
+    width, height = (int(n) for n in text.split("x"))
+    if min(width, height) < MIN_CELL:
+        raise argparse.ArgumentTypeError(f"a cell needs {MIN_CELL} pixels each way: {text}")
+    return width, height
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,15 +322,33 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--opts", nargs="*", default=[], help="config keys and values")
     p.set_defaults(run=predict)
 
-    p = commands.add_parser("inspect", help="draw the annotations of a dataset")
+    p = commands.add_parser("inspect", help="draw the annotations of a dataset in pages")
     p.add_argument("dataset", help="a registered dataset, or a JSON file of records")
     p.add_argument("--image-root", help="where a JSON file's pictures are (default: beside it)")
     p.add_argument("--output", default="output/inspect", help="folder (default: %(default)s)")
-    p.add_argument("--limit", type=int, default=60, help="pictures (default: %(default)s)")
-    p.add_argument("--rows", type=int, default=4, help="rows a page (default: %(default)s)")
-    p.add_argument("--columns", type=int, default=5, help="columns a page (default: %(default)s)")
+    p.add_argument("--num", type=positive_int, default=96, help="pictures (default: %(default)s)")
+    p.add_argument("--shuffle", action="store_true", help="draw any, not the first")
+    p.add_argument("--seed", type=int, default=0, help="of --shuffle (default: %(default)s)")
+    p.add_argument("--only", metavar="CHANNEL", help="only people of whom this channel is known")
     p.add_argument("--empty", action="store_true", help="draw pictures without people, too")
+    for name, number in (("rows", 4), ("columns", 6)):
+        words = f"{name} a page (default: {number})"
+        p.add_argument(f"--{name}", type=positive_int, default=number, help=words)
+    p.add_argument(
+        "--cell",
+        type=cell_size,
+        default="320x240",
+        metavar="WIDTHxHEIGHT",
+        help="pixels for one picture (default: %(default)s)",
+    )
     p.set_defaults(run=inspect)
+
+    p = commands.add_parser("stats", help="count what is known in a dataset, and how large it is")
+    p.add_argument("dataset", help="a registered dataset, or a JSON file of records")
+    p.add_argument(
+        "--output", default="output/stats.png", help="the chart's file (default: %(default)s)"
+    )
+    p.set_defaults(run=stats)
     return parser
 
 
@@ -185,7 +356,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except (CommandError, RecordError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

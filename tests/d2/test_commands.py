@@ -3,11 +3,25 @@ from __future__ import annotations
 import json
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
-from detectron2_bodyparts.cli import main
+from detectron2_bodyparts.cli import main, registered_records
+from detectron2_bodyparts.data import register_bodyparts_dataset
+from detectron2_bodyparts.records import (
+    decode_mask,
+    mask_box,
+    read_records,
+    validate_records,
+    write_records,
+)
+from detectron2_bodyparts.schema import COCO_17
+
+from .conftest import person
 
 
 @pytest.fixture
@@ -39,6 +53,85 @@ def test_predict_draws_names_what_it_skips_and_says_so_in_its_exit_code(
     assert content["image_size"] == list(image.shape[:2])
     assert content["people"] and len(content["people"][0]["keypoints"]) == 3 * 17
     assert main(["predict", inputs[0], *options]) == 0
+
+
+@pytest.fixture
+def registered(tmp_path):
+    """Registers a dataset under the name it returns, and takes it back."""
+    names = []
+
+    def register(function, *arguments, **options) -> str:
+        names.append(f"{tmp_path.name}_{len(names)}")
+        function(names[-1], *arguments, **options)
+        return names[-1]
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_registered_dataset_is_the_same_as_its_file(small_records, registered):
+    json_file, root = small_records
+    records = read_records(json_file)
+    records.images[1]["exhaustive"] = False
+    records.annotations[2] = {**person("body"), "id": 3, "image_id": 3}
+    records.annotations[3] = {**person("crowd"), "id": 4, "image_id": 4}
+    write_records(json_file, records)
+    found = registered_records(registered(register_bodyparts_dataset, json_file, root))
+    assert found.part_schema == records.part_schema
+    assert found.keypoint_schema == records.keypoint_schema
+    assert [i["file_name"] for i in found.images] == [f"{root}/{i}.png" for i in range(4)]
+    assert [i["exhaustive"] for i in found.images] == [True, False, True, True]
+    for ours, theirs in zip(found.annotations, records.annotations, strict=True):
+        assert list(ours["bbox"]) == theirs["bbox"]
+        for key in ("image_id", "segmentation", "part_segmentation", "part_state", "keypoints"):
+            assert ours[key] == theirs[key]
+        assert ours["num_keypoints"] == theirs["num_keypoints"]
+        assert ours["iscrowd"] == theirs["iscrowd"]
+
+
+def test_of_a_coco_dataset_the_people_are_taken(tmp_path, registered):
+    square = [[2, 3, 12, 3, 12, 23, 2, 23]]
+    joints = [0, 0, 0] * 16 + [7, 8, 2]
+    base = {"image_id": 1, "bbox": [2, 3, 10, 20], "area": 200, "iscrowd": 0}
+    people = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints), "skeleton": []}
+    annotations = [
+        {**base, "id": 1, "category_id": 1, "segmentation": square, "keypoints": joints},
+        {**base, "id": 2, "category_id": 18, "segmentation": square},
+        {**base, "id": 3, "category_id": 1, "segmentation": square},
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "0.png", "height": 96, "width": 128}],
+        "annotations": [{"num_keypoints": 1, **a} for a in annotations],
+        "categories": [people, {"id": 18, "name": "dog"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((96, 128, 3), np.uint8))
+    name = registered(register_coco_instances, {}, tmp_path / "coco.json", tmp_path)
+    records = registered_records(name)
+    assert len(records.annotations) == 2  # without the dog
+    labelled, unlabelled = records.annotations
+    body = decode_mask(labelled["segmentation"])
+    assert mask_box(body) == (2, 3, 12, 23) and body.sum() == 200
+    assert labelled["part_state"] == {"body": "known"}
+    assert labelled["keypoints"] == joints and labelled["num_keypoints"] == 1
+    assert unlabelled["keypoints"] == [0] * 51
+    assert validate_records(records) == []
+
+    pages = tmp_path / "pages"
+    assert main(["inspect", name, "--output", str(pages)]) == 0
+    assert [p.name for p in pages.iterdir()] == ["page_001.jpg"]
+    assert main(["stats", name, "--output", str(tmp_path / "stats.png")]) == 0
+
+
+def test_a_registered_dataset_without_its_file_says_how_to_make_it(tmp_path, registered, capsys):
+    command = "python make_it.py"
+    name = registered(
+        register_bodyparts_dataset, tmp_path / "no.json", tmp_path, prepare_command=command
+    )
+    assert main(["stats", name]) == 2
+    assert command in capsys.readouterr().err
 
 
 def test_inspect_of_an_unknown_dataset_names_those_there_are(capsys):

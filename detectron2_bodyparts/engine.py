@@ -114,6 +114,7 @@ class Trainer(DefaultTrainer):
                 get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
                 get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
                 folder,
+                paint_threshold=cfg.TEST.PAINT_THRESHOLD,
             )
         return COCOEvaluator(dataset_name, output_dir=folder)
 

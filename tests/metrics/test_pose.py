@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
-
 import numpy as np
 import pytest
 from pytest import approx

@@ -429,6 +429,10 @@ def validate_records(records: Records, image_root: str | os.PathLike | None = No
     return faults
 
 
+# Masks of an annotation that are no part's.
+_WHOLE_MASKS = ("segmentation", "ignore_segmentation")
+
+
 def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
     faults = []
     schema = records.part_schema
@@ -445,6 +449,18 @@ def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
         )
     elif annotation["num_keypoints"] != sum(v > 0 for v in annotation["keypoints"][2::3]):
         faults.append(f"num_keypoints is {annotation['num_keypoints']}, the joints say otherwise")
+    parts = {**annotation["part_segmentation"], **annotation.get("unsided", {})}
+    masks = {name: annotation[name] for name in _WHOLE_MASKS if name in annotation} | parts
+    decoded: dict[str, np.ndarray] = {}
+    for name, segmentation in masks.items():
+        try:
+            mask = decode_segmentation(segmentation, *size)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as e:
+            faults.append(f"mask of {name!r} cannot be decoded: {e}")
+            continue
+        if list(mask.shape) != size:
+            faults.append(f"mask of {name!r} is {list(mask.shape)}, the picture is {size}")
+        decoded[name] = mask
     if annotation["iscrowd"]:
         return faults
 
@@ -456,20 +472,13 @@ def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
             faults.append(f"state of {channel!r} is {state!r}, expected one of {STATES}")
     if (BODY in states) != ("segmentation" in annotation):
         faults.append("the body is known and has no mask, or has one and is not known")
-    masks = {**annotation["part_segmentation"], **annotation.get("unsided", {})}
-    for channel, rle in masks.items():
-        if channel not in states:
-            faults.append(f"{channel!r} has a mask but no state")
-        if list(rle["size"]) != size:
-            faults.append(f"mask of {channel!r} is {rle['size']}, the picture is {size}")
+    faults += [f"{channel!r} has a mask but no state" for channel in parts if channel not in states]
     if faults:
         return faults
-    body = None
-    if "segmentation" in annotation:
-        body = decode_segmentation(annotation["segmentation"], *size)
+    body = decoded.get("segmentation")
     taken = np.zeros(size, dtype=bool)
-    for channel, rle in masks.items():
-        mask = decode_mask(rle)
+    for channel in parts:
+        mask = decoded[channel]
         if body is not None and (mask & ~body).any():
             faults.append(f"{channel!r} reaches outside the body")
         if (mask & taken).any():

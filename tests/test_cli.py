@@ -146,7 +146,7 @@ def test_inspect_only_people_of_whom_a_channel_is_known(small_records, capsys):
             lambda _, person: person["segmentation"].update(
                 counts=encode_mask(np.ones((99, 99), bool))["counts"]
             ),
-            "a mask cannot be decoded",
+            "mask of 'segmentation' cannot be decoded",
         ),
     ],
 )

@@ -365,6 +365,22 @@ FAULTS = {
         lambda r, a: a["part_segmentation"].update(torso=encode_mask(np.ones((8, 6), bool))),
         "mask of 'torso' is [8, 6], the picture is [6, 8]",
     ),
+    "body size": (
+        lambda r, a: a.update(segmentation=encode_mask(np.ones((8, 6), bool))),
+        "mask of 'segmentation' is [8, 6], the picture is [6, 8]",
+    ),
+    "torn mask": (
+        lambda r, a: a["part_segmentation"]["torso"].update(counts="abc"),
+        "mask of 'torso' cannot be decoded",
+    ),
+    "negative run": (
+        lambda r, a: a["segmentation"].update(counts=[-1, 49]),
+        "mask of 'segmentation' cannot be decoded",
+    ),
+    "crowd": (
+        lambda r, a: a.update(iscrowd=1, segmentation=encode_mask(np.ones((8, 6), bool))),
+        "mask of 'segmentation' is [8, 6]",
+    ),
     "outside": (outside, "'right_arm' reaches outside the body"),
     "overlap": (overlap, "overlaps another part"),
     "unsided": (unsided_overlap, "'arm' overlaps another part"),

@@ -110,6 +110,50 @@ if __name__ == "__main__":
     assert "sides" in result.stdout + result.stderr  # evaluated, by both
 
 
+def test_two_processes_give_exactly_the_figures_of_one(prepared, tmp_path):
+    script = tmp_path / "evaluate.py"
+    script.write_text(
+        f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from detectron2.engine import launch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+import train_net
+
+def main(args):
+    cfg = train_net.setup(args)
+    seed_all_rng(0)  # Detectron2 gives every process a seed of its own
+    results = train_net.Trainer.test(cfg, train_net.Trainer.build_model(cfg))
+    assert comm.get_world_size() == args.num_gpus
+    if comm.is_main_process():
+        Path(cfg.OUTPUT_DIR, "results.json").write_text(json.dumps(results))
+
+if __name__ == "__main__":
+    args = train_net.default_argument_parser().parse_args()
+    launch(main, args.num_gpus, dist_url="auto", args=(args,))
+"""
+    )
+    config, environment = prepared
+    results = []
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        # Random weights; a threshold of 0 lets some of what they find through.
+        command = [sys.executable, str(script), "--config-file", str(config)]
+        command += ["--num-gpus", str(processes), "OUTPUT_DIR", str(output)]
+        command += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+        single = {**environment, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, env=single, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+        results.append(json.loads((output / "results.json").read_text()))
+        predictions = output / "inference" / "synthetic_val" / "predictions.json"
+        assert len(json.loads(predictions.read_text())) > 4
+    # As text, because some figures are nan.
+    assert json.dumps(results[0]) == json.dumps(results[1])
+    assert results[0].keys() >= {"bbox", "parts", "keypoints", "parsing", "pck", "precision"}
+
+
 def perfect_output(annotations: list[dict]) -> Instances:
     """Instances that repeat the truth of one picture, as a model would give them."""
     from detectron2_bodyparts.records import decode_mask

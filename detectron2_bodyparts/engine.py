@@ -36,6 +36,7 @@ from torch.utils.data import Sampler
 from .checkpoint import BodyPartsCheckpointer
 from .data import BodyPartsMapper
 from .evaluation import BodyPartsEvaluator
+from .modeling.test_time_augmentation import BodyPartsRCNNWithTTA
 from .schema import get_keypoint_schema, get_part_schema
 
 
@@ -117,6 +118,24 @@ class Trainer(DefaultTrainer):
                 paint_threshold=cfg.TEST.PAINT_THRESHOLD,
             )
         return COCOEvaluator(dataset_name, output_dir=folder)
+
+    @classmethod
+    def test_with_TTA(cls, cfg, model: nn.Module) -> dict[str, dict]:
+        """As `DefaultTrainer.test`, with the test-time augmentation of ``TEST.AUG``.
+
+        Returns:
+            The results under their names with ``_TTA`` at the end. Predictions are written to
+            ``inference_TTA``.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TEST = 0  # every view is resized once, from the picture itself
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(cfg, BodyPartsRCNNWithTTA(cfg, model), evaluators)
+        return {f"{name}_TTA": values for name, values in results.items()}
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:

@@ -93,8 +93,10 @@ class BodyPartsKeypointHead(nn.Module):
     The trunk has the layers and the names of Detectron2's KRCNNConvDeconvUpsampleHead, so that its
     weights load: 3x3 convolutions, a transposed one, bilinear to four times the region's side. On
     larger regions (a shared mask trunk of 28x28 or 56x56) the upsampling steps that are not needed
-    are left out. In training gives ``loss_keypoint``; in inference sets ``pred_keypoints``:
-    (N, K, 3) of x, y, score.
+    are left out. In training gives ``loss_keypoint``. In inference sets on each picture's people
+
+    * ``pred_keypoints``: (N, K, 3) of x, y, score,
+    * ``pred_keypoint_heatmaps``: (N, K, 56, 56) logits on the box, as Detectron2's own head does.
     """
 
     heatmap_size = 56
@@ -183,7 +185,9 @@ class BodyPartsKeypointHead(nn.Module):
             )
             return {"loss_keypoint": loss / count.clamp(min=1) * self.loss_weight}
         boxes = torch.cat([i.pred_boxes.tensor for i in instances])
-        points = decode_keypoints(logits, boxes).split([len(i) for i in instances])
-        for found, joints in zip(instances, points, strict=True):
+        sizes = [len(i) for i in instances]
+        points = decode_keypoints(logits, boxes).split(sizes)
+        for found, joints, heatmaps in zip(instances, points, logits.split(sizes), strict=True):
             found.pred_keypoints = joints
+            found.pred_keypoint_heatmaps = heatmaps
         return instances

@@ -15,21 +15,17 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from plain_parsing import PlainFound, PlainPicture, PlainTruth, keep_measures, plain_result
 
-from detectron2_bodyparts.metrics.instances import (
-    FoundPerson,
-    TruePerson,
-    TruePicture,
-    found_person,
-)
+from detectron2_bodyparts.metrics import evaluate
+from detectron2_bodyparts.metrics.instances import FoundPerson, TruePerson, TruePicture
 from detectron2_bodyparts.metrics.parsing import ParsingMetrics
 from detectron2_bodyparts.people import Crop
-from detectron2_bodyparts.records import encode_mask
-from detectron2_bodyparts.schema import BODYPARTS_7
+from detectron2_bodyparts.records import Records, person_annotation
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
 HEIGHT, WIDTH = 375, 500
 PEOPLE = 3
@@ -71,11 +67,25 @@ def pictures(count: int, seed: int) -> Iterator[tuple[TruePicture, list[FoundPer
         yield TruePicture(image_id, (HEIGHT, WIDTH), people), found
 
 
-def as_rle(person: FoundPerson) -> dict:
-    """The person as a file of predictions has them."""
-    _, labels, body = plane(person.crop)
-    masks = {name: encode_mask(labels == c) for c, name in enumerate(CLASSES, start=1)}
-    return {"segmentation": encode_mask(body), "part_segmentation": masks, "score": person.score}
+def as_files(
+    pairs: Iterable[tuple[TruePicture, list[FoundPerson]]],
+) -> tuple[Records, list[dict]]:
+    """The pictures as records, the people as predictions."""
+    records, predictions = Records(BODYPARTS_7, COCO_17), []
+    for picture, people in pairs:
+        truths = [annotation(p.crop) for p in picture.people]
+        image_id = records.add_image(f"{picture.image_id}.jpg", HEIGHT, WIDTH, truths)
+        keys = ("bbox", "segmentation", "part_segmentation")
+        for person in people:
+            found = {key: value for key, value in annotation(person.crop).items() if key in keys}
+            predictions.append({**found, "image_id": image_id, "score": person.score})
+    return records, predictions
+
+
+def annotation(crop: Crop) -> dict:
+    _, labels, body = plane(crop)
+    parts = {name: labels == c for c, name in enumerate(CLASSES, start=1)}
+    return person_annotation(BODYPARTS_7, COCO_17, (HEIGHT, WIDTH), body=body, parts=parts)
 
 
 def plane(crop: Crop) -> tuple[Crop, np.ndarray, np.ndarray]:
@@ -102,7 +112,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--plain", type=int, default=5, help="pictures for the plain loop")
-    parser.add_argument("--rle", type=int, default=100, help="pictures given as RLE")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print(f"{WIDTH}x{HEIGHT}, {PEOPLE} people a picture, {len(CLASSES)} classes")
@@ -123,14 +132,14 @@ def main() -> None:
     print(f"  {1000 * ours:.2f} ms a picture; kept {kept:.1f} MiB")
     print(f"  peak memory {peak_memory():.0f} MiB, {before:.0f} MiB of it before")
 
-    seconds = 0.0
-    for picture, people in pictures(args.rle, args.seed):
-        predictions = [as_rle(p) for p in people]
-        start = time.perf_counter()
-        for prediction in predictions:
-            found_person(prediction, BODYPARTS_7, picture.image_size)
-        seconds += time.perf_counter() - start
-    print(f"  and {1000 * seconds / args.rle:.2f} ms a picture to read predictions from RLE")
+    records, predictions = as_files(pictures(args.pictures, args.seed))
+    before = peak_memory()
+    start = time.perf_counter()
+    evaluate(records, predictions)
+    seconds = time.perf_counter() - start
+    print("everything, from records and predictions (RLE; AP of all channels, parsing, sides):")
+    print(f"  {seconds:.0f} s, {1000 * seconds / args.pictures:.1f} ms a picture")
+    print(f"  peak memory {peak_memory():.0f} MiB, {before:.0f} MiB of it the files' content")
 
     few = list(pictures(args.plain, args.seed))
     metrics = ParsingMetrics(CLASSES, paint_threshold=PAINT_THRESHOLD)

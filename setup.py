@@ -8,6 +8,7 @@ TRAIN = [
     "torch>=2.1",
     "torchvision>=0.16",
     "fvcore",
+    "onnx",  # to export
     # Detectron2's model zoo imports pkg_resources, which later setuptools do not have.
     "setuptools<81",
 ]
@@ -24,7 +25,16 @@ setup(
     packages=[*find_packages(include=["detectron2_bodyparts*"]), "detectron2_bodyparts.configs"],
     package_dir={"detectron2_bodyparts.configs": "configs"},
     package_data={"detectron2_bodyparts.configs": ["*.yaml", "*/*.yaml"]},
-    install_requires=["numpy", "opencv-python", "pycocotools>=2.0.6", "scipy", "tqdm"],
+    install_requires=[
+        "numpy",
+        "opencv-python",
+        "pycocotools>=2.0.6",
+        "scipy",
+        "tqdm",
+        # For exported models; Pillow resizes as Detectron2 does, which OpenCV does not.
+        "onnxruntime>=1.12",
+        "pillow",
+    ],
     extras_require={"train": TRAIN, "test": TEST, "dev": [*TEST, "ruff"]},
     entry_points={"console_scripts": ["bodyparts = detectron2_bodyparts.cli:main"]},
 )

@@ -34,6 +34,9 @@ from pycocotools.cocoeval import COCOeval
 from ..records import PERSON_CATEGORY_ID, Records
 from ..schema import BODY
 
+CURVE_IOU = 0.5
+RECALLS = np.linspace(0, 1, 101)  # at which COCO takes the precision
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS, too
 MAX_DETECTIONS = 100  # a picture, as COCO counts boxes and masks
 MAX_KEYPOINT_DETECTIONS = 20  # a picture, as COCO counts joints
 
@@ -114,9 +117,40 @@ def _box_ap(records: Records, predictions: Sequence[Mapping[str, Any]]) -> dict[
     return _average_precision(records, truths, [dict(p) for p in predictions], "bbox")
 
 
+def precision_curves(
+    records: Records, predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """Precision of every channel at each of ``RECALLS``, at mask IoU `CURVE_IOU`.
+
+    Args:
+        records, predictions: as for `evaluate_ap`.
+
+    Returns:
+        channel -> (101,) precision, 0..1, as pycocotools has it: the greatest at that recall or
+        above, 0 where the recall is not reached. Its mean is AP50. All nan without truth.
+
+    Raises:
+        ValueError: as `check_predictions`.
+    """
+    check_predictions(records, predictions)
+    curves = {}
+    for channel in records.part_schema.channels:
+        people = _channel_people(records, predictions, channel)
+        precision = _precision(records, *people, "segm", thresholds=np.array([CURVE_IOU]))[0]
+        curves[channel] = np.where(precision < 0, np.nan, precision)
+    return curves
+
+
 def _channel_ap(
     records: Records, predictions: Sequence[Mapping[str, Any]], channel: str
 ) -> dict[str, float]:
+    return _average_precision(records, *_channel_people(records, predictions, channel), "segm")
+
+
+def _channel_people(
+    records: Records, predictions: Sequence[Mapping[str, Any]], channel: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Truths and detections of a channel."""
     images = {image["id"]: image for image in records.images}
     truths = _whole_picture_regions(records)
     for annotation in records.annotations:
@@ -136,7 +170,7 @@ def _channel_ap(
         for p, mask in zip(predictions, masks, strict=True)
         if mask is not None
     ]
-    return _average_precision(records, truths, detections, "segm")
+    return truths, detections
 
 
 def _keypoint_ap(records: Records, predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -185,13 +219,35 @@ def _average_precision(
     detections: list[dict[str, Any]],
     kind: str,
 ) -> dict[str, float]:
-    """COCOeval's AP, AP50 and AP75 in percent. ``kind`` is ``bbox``, ``segm`` or ``keypoints``.
+    """COCOeval's AP, AP50 and AP75 in percent; the arguments are as for `_precision`."""
+    precision = _precision(records, truths, detections, kind, thresholds=IOU_THRESHOLDS)
+    figures = {"AP": precision}
+    for threshold in (0.5, 0.75):
+        rows = np.isclose(IOU_THRESHOLDS, threshold)
+        figures[f"AP{threshold * 100:.0f}"] = precision[rows]
+    return {
+        name: 100 * float(values.mean()) if (values > -1).all() else float("nan")
+        for name, values in figures.items()
+    }
 
-    The dictionaries are changed: COCOeval writes its own keys into them.
+
+def _precision(
+    records: Records,
+    truths: list[dict[str, Any]],
+    detections: list[dict[str, Any]],
+    kind: str,
+    *,
+    thresholds: np.ndarray,
+) -> np.ndarray:
+    """(T, 101): COCOeval's precision at T thresholds and each recall, -1 where there is no truth.
+
+    ``kind`` is ``bbox``, ``segm`` or ``keypoints``. The dictionaries are changed: COCOeval writes
+    its own keys into them.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(_coco(records, truths), _coco(records, detections), kind)
         parameters = evaluator.params
+        parameters.iouThrs = thresholds
         parameters.areaRng, parameters.areaRngLbl = [[0, np.inf]], ["all"]
         parameters.maxDets = [MAX_DETECTIONS]
         if kind == "keypoints":
@@ -199,15 +255,7 @@ def _average_precision(
             parameters.kpt_oks_sigmas = np.array(records.keypoint_schema.sigmas)
         evaluator.evaluate()
         evaluator.accumulate()
-    precision = evaluator.eval["precision"][:, :, 0, 0, 0]  # IoU threshold, recall; -1: no truth
-    figures = {"AP": precision}
-    for threshold in (0.5, 0.75):
-        rows = np.isclose(parameters.iouThrs, threshold)
-        figures[f"AP{threshold * 100:.0f}"] = precision[rows]
-    return {
-        name: 100 * float(values.mean()) if (values > -1).all() else float("nan")
-        for name, values in figures.items()
-    }
+    return evaluator.eval["precision"][:, :, 0, 0, 0]
 
 
 def _coco(records: Records, people: list[dict[str, Any]]) -> COCO:

@@ -41,7 +41,7 @@ Unknown is not wrong:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,17 +212,42 @@ def evaluate_parsing(
     Raises:
         ValueError: as `coco_ap.check_predictions`.
     """
+    metrics = ParsingMetrics(records.part_schema.parts, paint_threshold=paint_threshold)
+    for picture, people in _pictures(records, predictions):
+        metrics.add(picture, people)
+    return metrics.result()
+
+
+def confusion_matrix(
+    records: Records, predictions: Sequence[Mapping[str, Any]], *, paint_threshold: float
+) -> np.ndarray:
+    """Pixels of each part and of the background by what was painted there: mIoU's matrix.
+
+    Args, raises: as for `evaluate_parsing`.
+
+    Returns:
+        (K + 1, K + 1) int64, truth by prediction, the background first, then the schema's parts.
+    """
+    num_parts = len(records.part_schema.parts)
+    total = np.zeros((num_parts + 1, num_parts + 1), dtype=np.int64)
+    for picture, people in _pictures(records, predictions):
+        total += _confusion(picture, people, num_parts, paint_threshold)
+    return total
+
+
+def _pictures(
+    records: Records, predictions: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[TruePicture, list[FoundPerson]]]:
+    """Each picture and the people found in it, without those who have no masks."""
     check_predictions(records, predictions)
     schema = records.part_schema
-    metrics = ParsingMetrics(schema.parts, paint_threshold=paint_threshold)
     groups: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in records.images}
     for prediction in predictions:
         if "segmentation" in prediction or "part_segmentation" in prediction:
             groups[prediction["image_id"]].append(prediction)
     for picture in true_pictures(records):
         group = groups[picture.image_id]
-        metrics.add(picture, [found_person(p, schema, picture.image_size) for p in group])
-    return metrics.result()
+        yield picture, [found_person(p, schema, picture.image_size) for p in group]
 
 
 def _judge(picture: TruePicture, people: Sequence[FoundPerson], num_classes: int) -> _Verdicts:

@@ -52,9 +52,9 @@ def left_right_confusion(
     confused: dict[str, list[bool]] = {name: [] for name in pairs}
     for image_id, group in records.by_image().items():
         people = [a for a in group if not a["iscrowd"]]
-        for prediction, person in _matches(found[image_id], people):
+        for prediction, person in matches(found[image_id], people):
             for name, (right, left) in pairs.items():
-                masks = [_masks(p, right, left) for p in (prediction, person)]
+                masks = [part_masks(p, right, left) for p in (prediction, person)]
                 if None in masks:
                     continue
                 (_, predicted_left), truth = masks
@@ -66,17 +66,21 @@ def left_right_confusion(
     return {"confusion": _percent(judged), **shares, "pairs": len(judged)}
 
 
-def _matches(
+def matches(
     predictions: Sequence[Mapping[str, Any]], people: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """(prediction, person) pairs, one to one, greedily by score."""
+    """(prediction, person) pairs of one picture, one to one, greedily by score.
+
+    Args:
+        predictions, people: of the picture, crowds left out; matched as in `left_right_confusion`.
+    """
     free = list(people)
-    matches = []
+    pairs = []
     for prediction in sorted(predictions, key=lambda p: -p["score"]):
         overlaps = [_person_iou(prediction, person) for person in free]
         if overlaps and max(overlaps) >= MATCH_IOU:
-            matches.append((prediction, free.pop(int(np.argmax(overlaps)))))
-    return matches
+            pairs.append((prediction, free.pop(int(np.argmax(overlaps)))))
+    return pairs
 
 
 def _person_iou(prediction: Mapping[str, Any], person: Mapping[str, Any]) -> float:
@@ -84,7 +88,7 @@ def _person_iou(prediction: Mapping[str, Any], person: Mapping[str, Any]) -> flo
     return float(mask_util.iou([prediction[kind]], [person[kind]], [0])[0, 0])
 
 
-def _masks(person: Mapping[str, Any], *parts: str) -> list[Mapping[str, Any]] | None:
+def part_masks(person: Mapping[str, Any], *parts: str) -> list[Mapping[str, Any]] | None:
     """The parts' RLEs, None where one of them is missing or empty."""
     masks = person.get("part_segmentation", {})
     if all(part in masks and mask_util.area(masks[part]) > 0 for part in parts):

@@ -9,9 +9,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
 from detectron2_bodyparts.cli import main, registered_records
 from detectron2_bodyparts.data import register_bodyparts_dataset
+from detectron2_bodyparts.evaluation import BodyPartsEvaluator
 from detectron2_bodyparts.records import (
     decode_mask,
     mask_box,
@@ -19,7 +21,7 @@ from detectron2_bodyparts.records import (
     validate_records,
     write_records,
 )
-from detectron2_bodyparts.schema import COCO_17
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, JHMDB_15
 
 from .conftest import person
 
@@ -137,3 +139,38 @@ def test_a_registered_dataset_without_its_file_says_how_to_make_it(tmp_path, reg
 def test_inspect_of_an_unknown_dataset_names_those_there_are(capsys):
     assert main(["inspect", "nothing"]) == 2
     assert "voc_part_train" in capsys.readouterr().err
+
+
+def test_evaluate_gives_the_evaluators_numbers(small_records, registered, tmp_path):
+    json_file, root = small_records
+    name = registered(register_bodyparts_dataset, json_file, root)
+    # A model that has neither nose nor eyes, and finds people at random.
+    evaluator = BodyPartsEvaluator(name, BODYPARTS_7, JHMDB_15, str(tmp_path))
+    evaluator.reset()
+    generator = torch.Generator().manual_seed(0)
+    for picture in DatasetCatalog.get(name):
+        size = picture["height"], picture["width"]
+        x, y, w, h = picture["annotations"][0]["bbox"]
+        people = Instances(size)
+        people.pred_boxes = Boxes([[x, y, x + w, y + h], [0, 0, 20, 30]])
+        people.scores = torch.tensor([0.9, 0.6])
+        people.pred_part_masks = torch.rand(2, 7, 28, 28, generator=generator)
+        people.pred_part_masks[:, 0] = 1
+        place = torch.tensor([x, y, 0.1]) + torch.rand(2, 15, 3, generator=generator) * 30
+        people.pred_keypoints = place
+        evaluator.process([picture], [{"instances": people}])
+    expected = evaluator.evaluate()
+
+    output = tmp_path / "numbers.json"
+    command = ["evaluate", "--annotations", json_file, "--json", str(output)]
+    assert main([*command, "--predictions", str(tmp_path / "predictions.json")]) == 0
+    numbers = json.loads(output.read_text())
+    assert set(expected) - set(numbers) == {"precision"}
+    assert 0 < numbers["parsing"]["mIoU"] < 100 and 0 < numbers["pck"]["PCK@0.2_bbox"] < 100
+    for group, figures in numbers.items():
+        assert figures.keys() == expected[group].keys()
+        for key, value in figures.items():
+            if value is None:
+                assert np.isnan(expected[group][key])
+            else:
+                assert value == expected[group][key], (group, key)

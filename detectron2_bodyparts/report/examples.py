@@ -1,0 +1,173 @@
+"""Predictions beside the truth, picture by picture: who was found, how well, and what was not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from ..metrics.sides import MATCH_IOU, matches, part_masks
+from ..records import Records
+from ..schema import BODY, PartSchema
+
+Person = Mapping[str, Any]  # an annotation of records, or a prediction
+
+
+class Match(NamedTuple):
+    """A prediction, the person that it found, and their mean part IoU; see `part_iou`."""
+
+    prediction: Person
+    person: Person
+    iou: float
+
+
+class Swap(NamedTuple):
+    """A sided pair whose predicted left lies rather on the true right.
+
+    ``pair`` is the union's name, ``arm``; ``to_left`` and ``to_right`` the IoU of the predicted
+    left with the true left and right.
+    """
+
+    prediction: Person
+    person: Person
+    pair: str
+    to_left: float
+    to_right: float
+
+
+@dataclass
+class Comparison:
+    """A picture's predictions held against its people.
+
+    Args:
+        image: its entry in `Records.images`.
+        matches: who was found.
+        missed: who was not.
+        false_alarms: predictions that found nobody.
+        excused: predictions that found nobody where people need not be labelled.
+        swaps: of all predictions, those of a low score too.
+    """
+
+    image: Mapping[str, Any]
+    matches: list[Match] = field(default_factory=list)
+    missed: list[Person] = field(default_factory=list)
+    false_alarms: list[Person] = field(default_factory=list)
+    excused: list[Person] = field(default_factory=list)
+    swaps: list[Swap] = field(default_factory=list)
+
+    @property
+    def quality(self) -> float:
+        """Mean part IoU of the people, 0 for each who was missed and for each false alarm; nan
+        where there is nothing to judge."""
+        ious = [match.iou for match in self.matches if not math.isnan(match.iou)]
+        ious += [0.0] * (len(self.missed) + len(self.false_alarms))
+        return float(np.mean(ious)) if ious else math.nan
+
+
+def compare(
+    records: Records, predictions: Sequence[Person], *, threshold: float
+) -> list[Comparison]:
+    """Match predictions and people one to one, as `sides.left_right_confusion` does.
+
+    Args:
+        records: the truth.
+        predictions: as for `coco_ap.evaluate_ap`.
+        threshold: of smaller scores only the swapped sides are looked at.
+
+    Returns:
+        One a picture, in the order of the records.
+    """
+    schema = records.part_schema
+    groups: dict[int, list[Person]] = {image["id"]: [] for image in records.images}
+    for prediction in predictions:
+        groups[prediction["image_id"]].append(prediction)
+    annotations = records.by_image()
+    comparisons = []
+    for image in records.images:
+        people = [a for a in annotations[image["id"]] if not a["iscrowd"]]
+        crowds = [a for a in annotations[image["id"]] if a["iscrowd"]]
+        comparison = Comparison(image)
+        taken = set()
+        for prediction, person in matches(groups[image["id"]], people):
+            comparison.swaps += _swaps(prediction, person, schema)
+            if prediction["score"] >= threshold:
+                iou = part_iou(prediction, person, schema)
+                comparison.matches.append(Match(prediction, person, iou))
+                taken |= {id(prediction), id(person)}
+        comparison.missed = [person for person in people if id(person) not in taken]
+        for prediction in groups[image["id"]]:
+            if prediction["score"] >= threshold and id(prediction) not in taken:
+                excused = not image["exhaustive"] or _in_crowd(prediction, crowds)
+                (comparison.excused if excused else comparison.false_alarms).append(prediction)
+        comparisons.append(comparison)
+    return comparisons
+
+
+def part_iou(prediction: Person, person: Person, schema: PartSchema) -> float:
+    """Mean IoU, 0..1, of the parts that are known of the person and there in one of the two.
+
+    Where no part is known, that of the body; nan where that is unknown as well.
+    """
+    known = [part for part in schema.parts if part in person["part_state"]] or [BODY]
+    ious = []
+    for channel in known:
+        masks = [_mask(p, channel) for p in (prediction, person)]
+        if channel in person["part_state"] and masks != [None, None]:
+            ious.append(0.0 if None in masks else _iou(*masks))
+    return float(np.mean(ious)) if ious else math.nan
+
+
+def _mask(person: Person, channel: str) -> Mapping[str, Any] | None:
+    if channel == BODY:
+        return person.get("segmentation")
+    masks = part_masks(person, channel)
+    return masks and masks[0]
+
+
+def _iou(found: Mapping[str, Any], true: Mapping[str, Any]) -> float:
+    return float(mask_util.iou([found], [true], [0])[0, 0])
+
+
+def _swaps(prediction: Person, person: Person, schema: PartSchema) -> list[Swap]:
+    swaps = []
+    for pair, indices in schema.unions.items():
+        names = [schema.channels[i] for i in indices]
+        found, true = part_masks(prediction, *names), part_masks(person, *names)
+        if found and true:
+            (_, left), (true_right, true_left) = found, true
+            to_left, to_right = _iou(left, true_left), _iou(left, true_right)
+            if to_right > to_left:
+                swaps.append(Swap(prediction, person, pair, to_left, to_right))
+    return swaps
+
+
+def _in_crowd(prediction: Person, crowds: Sequence[Person]) -> bool:
+    """Whether it lies in a crowd by as much as it would have to overlap a person."""
+    kind = "segmentation" if "segmentation" in prediction else "bbox"
+    return any(
+        mask_util.iou([prediction[kind]], [crowd[kind]], [1])[0, 0] >= MATCH_IOU for crowd in crowds
+    )
+
+
+def worst_and_best(
+    comparisons: Sequence[Comparison], count: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """The ``count`` pictures of least quality, the worst first, and those of greatest.
+
+    No picture is in both, so that of few pictures there are fewer of each.
+    """
+    judged = [c for c in comparisons if not math.isnan(c.quality)]
+    ranked = sorted(judged, key=lambda c: c.quality)
+    count = min(count, math.ceil(len(ranked) / 2))
+    worst = ranked[:count]
+    return worst, ranked[count:][::-1][:count]
+
+
+def surest_swaps(comparisons: Sequence[Comparison], count: int) -> list[tuple[Comparison, Swap]]:
+    """The ``count`` swapped pairs of greatest score."""
+    swaps = [(comparison, swap) for comparison in comparisons for swap in comparison.swaps]
+    return sorted(swaps, key=lambda found: -found[1].prediction["score"])[:count]

@@ -12,7 +12,7 @@ TRAIN = [
     # Detectron2's model zoo imports pkg_resources, which later setuptools do not have.
     "setuptools<81",
 ]
-TEST = ["pytest>=7"]
+TEST = ["pytest>=7", "onnx"]
 
 setup(
     name="detectron2_bodyparts",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -342,7 +343,11 @@ def test_evaluate_of_mhp_folders(label_maps, tmp_path, capsys):
     assert ["APp_50", "75.0"] in rows and ["PCP_50", "75.0"] in rows
 
 
-def test_a_picture_without_predictions_is_one_in_which_nobody_was_found(label_maps, capsys, caplog):
+def test_a_picture_without_predictions_is_one_in_which_nobody_was_found(
+    label_maps, capsys, caplog, monkeypatch
+):
+    # Detectron2's setup_logger, in other tests of the same process, ends propagation.
+    monkeypatch.setattr(logging.getLogger("detectron2_bodyparts"), "propagate", True)
     truth, found = label_maps
     for path in found.glob("*/b.*"):
         path.unlink()

@@ -1,0 +1,197 @@
+"""Pictures in, people out, with an exported model: ONNX Runtime, no torch and no Detectron2.
+
+    >>> predictor = OnnxPredictor("bodyparts.onnx")  # doctest: +SKIP
+    >>> people = predictor(cv2.imread("picture.jpg"))  # doctest: +SKIP
+
+The file is made by `detectron2_bodyparts.export` and says all by itself: what its channels and
+joints are called and how pictures are prepared for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from ..people import People
+from ..schema import KeypointSchema, PartSchema
+
+# The key of a model's metadata under which its `ModelInfo` is.
+METADATA_KEY = "detectron2_bodyparts"
+# Raised when files of today could no longer be read, or read wrongly, by the code of yesterday.
+FILE_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What an exported model says about itself.
+
+    Args:
+        version: of the package that wrote the file.
+        config: name of the config file the model was built from.
+        part_schema, keypoint_schema: the names of the channels and the joints.
+        min_size, max_size: pixels of a resized picture's shorter side, and the most of its longer
+            one: see `resize_shorter_side`.
+        pixel_mean, pixel_std, channel_order, size_divisibility: what the model does to a picture.
+            The graph does it itself: it takes BGR in 0..255 of any size.
+        score_threshold, nms_threshold, max_people: which people are found; part of the graph, too.
+    """
+
+    version: str
+    config: str
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
+    min_size: int
+    max_size: int
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    channel_order: str
+    size_divisibility: int
+    score_threshold: float
+    nms_threshold: float
+    max_people: int
+
+    def to_metadata(self) -> dict[str, str]:
+        """The entry of the model's metadata."""
+        return {METADATA_KEY: json.dumps({"format": FILE_FORMAT, **asdict(self)})}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> ModelInfo:
+        """What `to_metadata` wrote.
+
+        Raises:
+            ValueError: it is another program's, of a newer format, or damaged.
+        """
+        if METADATA_KEY not in metadata:
+            raise ValueError(f"no model of detectron2_bodyparts: it has no metadata {METADATA_KEY}")
+        try:
+            content = _tuples(json.loads(metadata[METADATA_KEY]))
+            file_format = content.pop("format")
+            if file_format > FILE_FORMAT:
+                raise ValueError(
+                    f"expected format {FILE_FORMAT} or older, found {file_format}: it was written "
+                    f"by detectron2_bodyparts {content.get('version')}, and takes that to read"
+                )
+            content["part_schema"] = PartSchema(**content["part_schema"])
+            content["keypoint_schema"] = KeypointSchema(**content["keypoint_schema"])
+            return cls(**content)
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as e:
+            raise ValueError(f"damaged metadata {METADATA_KEY}: {e!r}") from e
+
+
+def _tuples(value: Any) -> Any:
+    """JSON with tuples for its lists, as schemas have them."""
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+class OnnxPredictor:
+    """Finds people as `detectron2_bodyparts.predictor.BodyPartsPredictor` does, from one file.
+
+    Several threads may call one predictor at the same time.
+
+    Attributes:
+        info: what the file says about itself.
+    """
+
+    def __init__(self, path: str | PathLike[str], threads: int | None = None) -> None:
+        """
+        Args:
+            path: a file that `detectron2_bodyparts.export` wrote.
+            threads: of the CPU that work on one picture; ONNX Runtime's choice where not given.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no such file, or a newer detectron2_bodyparts is needed.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no model {path}")
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as e:  # ONNX Runtime's errors have no common class of their own
+            raise ValueError(f"{path}: ONNX Runtime cannot load it: {e}") from e
+        try:
+            self.info = ModelInfo.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+        except ValueError as e:
+            raise ValueError(f"{path}: {e}") from e
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def part_schema(self) -> PartSchema:
+        """The names of the model's channels."""
+        return self.info.part_schema
+
+    @property
+    def keypoint_schema(self) -> KeypointSchema:
+        """The names of the model's joints."""
+        return self.info.keypoint_schema
+
+    def __call__(self, image: np.ndarray) -> People:
+        """
+        Args:
+            image: (H, W, 3) BGR uint8.
+
+        Raises:
+            ValueError: the image is none such.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(
+                f"expected a picture (H, W, 3) of uint8, found {image.shape} of {image.dtype}"
+            )
+        height, width = image.shape[:2]
+        resized = resize_shorter_side(image, self.info.min_size, self.info.max_size)
+        found = dict(zip(self._outputs, self._session.run(None, {"image": resized}), strict=True))
+        scale = np.array([width / resized.shape[1], height / resized.shape[0]], dtype=np.float32)
+        boxes = (found["boxes"].reshape(-1, 2, 2) * scale).clip(0, (width, height)).reshape(-1, 4)
+        keypoints = found.get("keypoints")
+        if keypoints is not None:
+            keypoints[:, :, :2] *= scale
+        return People(
+            image_size=(height, width),
+            boxes=boxes,
+            scores=found["scores"],
+            part_probs=found.get("part_probs"),
+            keypoints=keypoints,
+            part_schema=self.part_schema,
+            keypoint_schema=self.keypoint_schema,
+        )
+
+
+def resize_shorter_side(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
+    """The picture in the size the model wants; what Detectron2's ``ResizeShortestEdge`` gives.
+
+    Pillow's bilinear filter takes every pixel of a picture that it shrinks, and none of OpenCV's
+    gives the same: a model finds another number of people in about one of eight pictures shrunk to
+    less than half their side with one of these, and boxes move by up to a pixel.
+
+    Args:
+        image: (H, W, 3) uint8.
+        min_size: the shorter side's length; 0 leaves the picture as it is.
+        max_size: the most the longer side may have.
+    """
+    if min_size == 0:
+        return image
+    height, width = image.shape[:2]
+    scale = min_size / min(height, width)
+    size = (scale * width, scale * height)
+    if max(size) > max_size:
+        shrink = max_size / max(size)
+        size = (size[0] * shrink, size[1] * shrink)
+    size = tuple(max(int(side + 0.5), 1) for side in size)
+    if size == (width, height):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_model
+from onnxruntime import InferenceSession
+
+from detectron2_bodyparts import People, __version__
+from detectron2_bodyparts.deploy import OnnxPredictor
+from detectron2_bodyparts.deploy.predictor import resize_shorter_side
+from detectron2_bodyparts.export import export_onnx, main
+from detectron2_bodyparts.predictor import BodyPartsPredictor
+from detectron2_bodyparts.schema import get_keypoint_schema, get_part_schema
+
+SIZES = [(96, 128), (128, 96), (31, 200), (9, 7), (211, 303)]
+
+MODELS = {
+    "everything": [],
+    "shared features": ["MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True],
+    "original": [
+        *("MODEL.ROI_MASK_HEAD.DECODER", "original"),
+        *("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 56),
+        *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
+    ],
+    "masks only": ["MODEL.KEYPOINT_ON", False],
+    "joints only": ["MODEL.MASK_ON", False],
+    "boxes only": ["MODEL.MASK_ON", False, "MODEL.KEYPOINT_ON", False],
+    # As in the full models: regions of several levels, with as many samples as there are pixels.
+    "all levels": [
+        *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
+        *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0),
+        *("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0),
+        *("MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO", 0),
+    ],
+    "frozen norm, RGB": ["MODEL.RESNETS.NORM", "FrozenBN", "INPUT.FORMAT", "RGB"],
+    "group norm": [
+        *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32),
+        *("MODEL.RESNETS.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.FPN.NORM", "GN"),
+        *("MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "MODEL.ROI_MASK_HEAD.NORM", "GN"),
+        *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (32,), "MODEL.ROI_KEYPOINT_HEAD.NORM", "GN"),
+    ],
+    "other schemas": [
+        *("MODEL.BODYPARTS.PART_SCHEMA", "bodyparts-11"),
+        *("MODEL.BODYPARTS.KEYPOINT_SCHEMA", "union-21"),
+    ],
+}
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def random_predictor(cfg, score_threshold: float = 0.0) -> BodyPartsPredictor:
+    """An untrained model whose answers differ clearly from person to person and cell to cell."""
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
+    cfg.TEST.DETECTIONS_PER_IMAGE = 5
+    torch.manual_seed(3)
+    predictor = BodyPartsPredictor(cfg)
+    scales = {"cls_score": 30, "bbox_pred": 30, "score_lowres": 5}
+    for name, module in predictor.model.named_modules():
+        scale = scales.get(name.rpartition(".")[2])
+        if scale is not None:
+            module.weight.data *= scale
+    return predictor
+
+
+def exported(predictor: BodyPartsPredictor, path: Path) -> OnnxPredictor:
+    export_onnx(predictor.model, predictor.cfg, path)
+    return OnnxPredictor(path, threads=1)
+
+
+def assert_same(theirs: People, ours: People) -> None:
+    assert ours.image_size == theirs.image_size
+    assert ours.part_schema == theirs.part_schema
+    assert ours.keypoint_schema == theirs.keypoint_schema
+    assert np.allclose(ours.boxes, theirs.boxes, rtol=0, atol=0.01)
+    assert np.allclose(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+    for name, tolerance in (("part_probs", 1e-3), ("keypoints", 0.01)):
+        a, b = getattr(theirs, name), getattr(ours, name)
+        assert (a is None) == (b is None)
+        assert a is None or a.shape == b.shape and np.allclose(a, b, rtol=0, atol=tolerance), name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_exported_model_gives_the_same_answer(small_cfg, tmp_path, name):
+    small_cfg.merge_from_list(MODELS[name])
+    predictor = random_predictor(small_cfg)
+    onnx_predictor = exported(predictor, tmp_path / "model.onnx")
+    for i, size in enumerate(SIZES):
+        image = picture(*size, seed=i)
+        people = predictor(image)
+        assert len(people) == 5
+        assert (people.part_probs is not None) == small_cfg.MODEL.MASK_ON
+        assert (people.keypoints is not None) == small_cfg.MODEL.KEYPOINT_ON
+        assert_same(people, onnx_predictor(image))
+
+
+def test_nobody_one_and_many_from_one_file(small_cfg, tmp_path):
+    pictures = [picture(96, 128, seed) // divisor for seed in range(4) for divisor in (1, 4, 64)]
+    predictor = random_predictor(small_cfg)
+    surest = np.sort([predictor(image).scores[0] for image in pictures])
+    threshold = float(surest[len(surest) // 2] + surest[len(surest) // 2 - 1]) / 2
+    predictor = random_predictor(small_cfg, threshold)
+    onnx_predictor = exported(predictor, tmp_path / "model.onnx")
+    counts = set()
+    for image in pictures:
+        people = onnx_predictor(image)
+        assert_same(predictor(image), people)
+        counts.add(len(people))
+    assert {0, 1} < counts, counts
+
+
+def test_no_proposals_at_all(small_cfg, tmp_path):
+    predictor = random_predictor(small_cfg)
+    deltas = predictor.model.proposal_generator.rpn_head.anchor_deltas
+    with torch.no_grad():
+        deltas.weight.zero_()
+        deltas.bias.fill_(1e4)  # every proposal far outside of the picture
+    image = picture(96, 128)
+    assert len(predictor(image)) == 0
+    assert len(exported(predictor, tmp_path / "model.onnx")(image)) == 0
+
+
+def test_the_model_that_is_exported_stays_as_it_is(small_cfg, tmp_path):
+    model = build_model(small_cfg).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    export_onnx(model, small_cfg, tmp_path / "model.onnx")
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_file_says_what_it_is(small_cfg, tmp_path):
+    small_cfg.merge_from_list(MODELS["other schemas"])
+    small_cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.625
+    path = tmp_path / "model.onnx"
+    export_onnx(build_model(small_cfg), small_cfg, path, config="small.yaml")
+    info = OnnxPredictor(path).info
+    assert (info.version, info.config) == (__version__, "small.yaml")
+    assert info.part_schema == get_part_schema("bodyparts-11")
+    assert info.part_schema.colors == get_part_schema("bodyparts-11").colors
+    assert info.keypoint_schema == get_keypoint_schema("union-21")
+    assert (info.min_size, info.max_size, info.size_divisibility) == (96, 128, 32)
+    assert info.pixel_mean == tuple(small_cfg.MODEL.PIXEL_MEAN)
+    assert info.pixel_std == tuple(small_cfg.MODEL.PIXEL_STD)
+    assert (info.channel_order, info.score_threshold) == ("BGR", 0.05)
+    assert (info.nms_threshold, info.max_people) == (0.625, 20)
+    session = InferenceSession(path)
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("image", "tensor(uint8)", ["height", "width", 3])
+    ]
+    assert {o.name: o.shape for o in session.get_outputs()} == {
+        "boxes": ["people", 4],
+        "scores": ["people"],
+        "part_probs": ["people", 11, 112, 112],
+        "keypoints": ["people", 21, 3],
+    }
+
+
+def test_pictures_are_resized_as_in_detectron2():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        image = picture(*rng.integers(2, 60, 2), seed=rng.integers(1000))
+        expected = ResizeShortestEdge([20, 20], 33).get_transform(image).apply_image(image)
+        assert np.array_equal(resize_shorter_side(image, 20, 33), expected)
+
+
+def test_the_command(small_cfg, tmp_path):
+    weights, path = tmp_path / "model.pth", tmp_path / "new" / "model.onnx"
+    predictor = random_predictor(small_cfg)
+    torch.save({"model": predictor.model.state_dict()}, weights)
+    config = tmp_path / "small.yaml"
+    config.write_text(small_cfg.dump())
+    options = ["--config-file", str(config), "--weights", str(weights), "--output", str(path)]
+    assert main([*options, "--opts", "TEST.DETECTIONS_PER_IMAGE", "2"]) == 0
+    onnx_predictor = OnnxPredictor(path)
+    assert (onnx_predictor.info.config, onnx_predictor.info.max_people) == ("small.yaml", 2)
+    image = picture(96, 128)
+    assert_same(predictor(image)[:2], onnx_predictor(image))
+
+
+def test_weights_of_another_config_are_refused(small_cfg, tmp_path, capsys):
+    weights, config = tmp_path / "model.pth", tmp_path / "small.yaml"
+    torch.save({"model": build_model(small_cfg).state_dict()}, weights)
+    small_cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA = "jhmdb-15"
+    config.write_text(small_cfg.dump())
+    path = tmp_path / "model.onnx"
+    options = ["--config-file", str(config), "--weights", str(weights), "--output", str(path)]
+    with pytest.raises(SystemExit):
+        main(options)
+    assert "2 of" in (printed := capsys.readouterr().err)
+    assert "roi_heads.keypoint_head.score_lowres.bias" in printed
+    assert not path.exists()

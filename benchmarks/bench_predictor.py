@@ -21,7 +21,7 @@ import torch
 from detectron2.config import get_cfg
 
 from detectron2_bodyparts import People, add_bodyparts_config, get_config_file
-from detectron2_bodyparts.cli import find_pictures
+from detectron2_bodyparts.commands.pictures import find_pictures
 from detectron2_bodyparts.deploy import OnnxPredictor
 from detectron2_bodyparts.export import export_onnx
 from detectron2_bodyparts.predictor import BodyPartsPredictor

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from detectron2_bodyparts.cli import find_pictures, main, read_picture
+from detectron2_bodyparts.cli import main
+from detectron2_bodyparts.commands.pictures import find_pictures, read_picture
 from detectron2_bodyparts.metrics import evaluate
 from detectron2_bodyparts.readers.synthetic import prepare_synthetic
 from detectron2_bodyparts.records import (

@@ -102,11 +102,15 @@ class OnnxPredictor:
         info: what the file says about itself.
     """
 
-    def __init__(self, path: str | PathLike[str], threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | PathLike[str], threads: int | None = None, threshold: float = 0.0
+    ) -> None:
         """
         Args:
             path: a file that `detectron2_bodyparts.export` wrote.
             threads: of the CPU that work on one picture; ONNX Runtime's choice where not given.
+            threshold: people of a lower score are left out; the model has a threshold of its own,
+                below which it gives nobody (`ModelInfo.score_threshold`).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -115,6 +119,7 @@ class OnnxPredictor:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no model {path}")
+        self._threshold = threshold
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -160,7 +165,7 @@ class OnnxPredictor:
         keypoints = found.get("keypoints")
         if keypoints is not None:
             keypoints[:, :, :2] *= scale
-        return People(
+        people = People(
             image_size=(height, width),
             boxes=boxes,
             scores=found["scores"],
@@ -169,6 +174,12 @@ class OnnxPredictor:
             part_schema=self.part_schema,
             keypoint_schema=self.keypoint_schema,
         )
+        return people.confident(self._threshold)
+
+
+def default_model() -> Path:
+    """The model that comes with the package."""
+    return Path(__file__).parents[1] / "models" / "bodyparts.onnx"
 
 
 def resize_shorter_side(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:

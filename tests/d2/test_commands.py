@@ -11,7 +11,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from detectron2_bodyparts.cli import main, registered_records
+from detectron2_bodyparts.cli import main
+from detectron2_bodyparts.commands.common import registered_records
 from detectron2_bodyparts.data import register_bodyparts_dataset
 from detectron2_bodyparts.evaluation import BodyPartsEvaluator
 from detectron2_bodyparts.records import (

@@ -1,0 +1,1 @@
+"""The subcommands of ``bodyparts``: each module has `add_arguments` and `run`."""

@@ -1,0 +1,68 @@
+"""Which model a subcommand runs: an exported one, or one of Detectron2's way."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..deploy import OnnxPredictor, default_model
+from ..people import People
+from ..schema import KeypointSchema, PartSchema
+from .common import CommandError, faults_in_one_line, require_detectron2
+
+
+class Predictor(Protocol):
+    """What `OnnxPredictor` and `BodyPartsPredictor` have in common."""
+
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
+
+    def __call__(self, image: np.ndarray) -> People:
+        """(H, W, 3) BGR uint8 -> the people on it."""
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `load_predictor`."""
+    parser.add_argument(
+        "--model", help="a file that `bodyparts export` wrote (default: the one that comes with us)"
+    )
+    parser.add_argument(
+        "--config-file",
+        help="run this config with Detectron2 instead: a path, or the name of one of ours",
+    )
+    parser.add_argument("--weights", help="its checkpoint (default: its MODEL.WEIGHTS)")
+    parser.add_argument("--opts", nargs="*", default=[], help="its keys and values")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: 0.5)")
+
+
+def load_predictor(args: argparse.Namespace) -> Predictor:
+    """The predictor of `add_model_arguments`; it gives people of ``--threshold`` and more.
+
+    Raises:
+        CommandError: there is no such model, or the options contradict each other.
+    """
+    if args.config_file is None:
+        if args.weights or args.opts:
+            raise CommandError("--weights and --opts belong to a --config-file")
+        with faults_in_one_line():
+            return OnnxPredictor(args.model or default_model(), threshold=args.threshold)
+    if args.model:
+        raise CommandError("--model and --config-file: give one of the two")
+    require_detectron2()
+    from detectron2.config import get_cfg
+
+    from ..config import add_bodyparts_config, get_config_file
+    from ..predictor import BodyPartsPredictor
+
+    cfg = get_cfg()
+    add_bodyparts_config(cfg)
+    config = args.config_file
+    cfg.merge_from_file(config if Path(config).is_file() else get_config_file(config))
+    if args.weights:
+        cfg.MODEL.WEIGHTS = args.weights
+    cfg.merge_from_list(args.opts)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.threshold
+    return BodyPartsPredictor(cfg)

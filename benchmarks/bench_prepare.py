@@ -141,15 +141,10 @@ def make_jhmdb(root: Path, clips: int) -> None:
     (root / "splits" / "wave_test_split1.txt").write_text("".join(lines))
 
 
-def struct(entries: list[tuple], names: tuple[str, ...]) -> np.ndarray:
-    array = np.empty((1, len(entries)), dtype=[(name, "O") for name in names])
-    for i, entry in enumerate(entries):
-        array[0, i] = entry
-    return array
-
-
 def make_voc_part(root: Path, pictures: int) -> None:
     """``pictures`` pictures of 500x375 with one to four people, ten parts each."""
+    part_type = [(name, "O") for name in ("part_name", "mask")]
+    person_type = [(name, "O") for name in ("class", "class_ind", "mask", "parts")]
     short = {"upper_arm": "uarm", "lower_arm": "larm", "upper_leg": "uleg", "lower_leg": "lleg"}
     for i in range(DISTINCT):
         picture = figures.render(i, figures.SyntheticConfig(image_size=(375, 500)))
@@ -160,11 +155,10 @@ def make_voc_part(root: Path, pictures: int) -> None:
                 side, _, limb = name.partition("_")
                 voc = side[0] + short[limb] if limb in short else name
                 parts.append((voc, mask.astype(np.uint8)))
-            parts = struct(parts, ("part_name", "mask"))
+            parts = np.array([parts], dtype=part_type)
             people.append(("person", 15, one.body.astype(np.uint8), parts))
-        objects = struct(people, ("class", "class_ind", "mask", "parts"))
-        anno = struct([(str(i), objects)], ("imname", "objects"))
-        save(root / "models" / f"{i}.mat", anno=anno)
+        objects = np.array([people], dtype=person_type)
+        save(root / "models" / f"{i}.mat", anno={"imname": str(i), "objects": objects})
         cv2.imwrite(str(root / "models" / f"{i}.jpg"), picture.image)
     for i in range(pictures):
         name = f"2008_{i:06d}"

@@ -47,7 +47,7 @@ import numpy as np
 import scipy.io
 
 from ..records import RecordError, ignore_annotation, mask_box, person_annotation
-from ..schema import BODY, BODYPARTS_7, COCO_17, PartSchema, get_part_schema
+from ..schema import BODY, BODYPARTS_7, COCO_17, PartSchema
 from .prepare import (
     BadInput,
     LeftOut,
@@ -58,7 +58,7 @@ from .prepare import (
     picture_size,
     prepare,
     records_path,
-    run_all,
+    run_splits,
 )
 
 DATASET = "ade20k"
@@ -606,17 +606,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     cleaning = Cleaning(args.min_size, args.outline_band, args.derive_torso)
-    run_all(
-        partial(
-            prepare_ade20k,
-            args.root,
-            split,
-            get_part_schema(name),
-            release=args.release,
-            cleaning=cleaning,
-            workers=args.workers,
-            limit=args.limit,
-        )
-        for name in args.schema
-        for split in args.split
-    )
+    run_splits(prepare_ade20k, args, release=args.release, cleaning=cleaning)

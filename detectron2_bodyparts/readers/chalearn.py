@@ -38,7 +38,7 @@ import cv2
 import numpy as np
 
 from ..records import person_annotation
-from ..schema import COCO_17, PartSchema, get_part_schema
+from ..schema import COCO_17, PartSchema
 from .prepare import (
     BadInput,
     LeftOut,
@@ -49,7 +49,8 @@ from .prepare import (
     positive_int,
     prepare,
     records_path,
-    run_all,
+    run_splits,
+    write_whole,
 )
 
 DATASET = "chalearn"
@@ -255,7 +256,7 @@ def _read_frame(name: str, frame: _Frame, files: _Files, root: Path, schema: Par
     if files.zip is not None:
         picture = PurePosixPath(frame.picture).name
         file_name = f"{FRAMES}/{files.path.stem}/{picture}"
-        _write_whole(root / file_name, data)
+        write_whole(root / file_name, data)
     return Picture(file_name, height, width, people)
 
 
@@ -297,14 +298,6 @@ def _person(limbs: np.ndarray, schema: PartSchema) -> dict[str, Any] | None:
         parts=parts,
         states=dict.fromkeys(schema.channels, "known"),
     )
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def prepare_chalearn(
@@ -380,17 +373,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="numbers of the sequences for validation (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    run_all(
-        partial(
-            prepare_chalearn,
-            args.root,
-            split,
-            get_part_schema(name),
-            every=args.every,
-            val_sequences=args.val_sequences,
-            workers=args.workers,
-            limit=args.limit,
-        )
-        for name in args.schema
-        for split in args.split
-    )
+    run_splits(prepare_chalearn, args, every=args.every, val_sequences=args.val_sequences)

@@ -42,7 +42,6 @@ from ..schema import (
     COCO_17,
     PASCAL_PERSON_PART,
     PartSchema,
-    get_part_schema,
 )
 from .derive import derive_parts
 from .prepare import (
@@ -55,7 +54,7 @@ from .prepare import (
     picture_size,
     prepare,
     records_path,
-    run_all,
+    run_splits,
 )
 
 DATASET = "coco"
@@ -422,18 +421,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="read every picture as a whole, to leave out damaged ones",
     )
     args = parser.parse_args(argv)
-    run_all(
-        partial(
-            prepare_coco,
-            args.root,
-            split,
-            get_part_schema(name),
-            derive=args.derive_parts,
-            people_only=args.people_only,
-            check_pictures=args.check_pictures,
-            workers=args.workers,
-            limit=args.limit,
-        )
-        for name in args.schema
-        for split in args.split
+    run_splits(
+        prepare_coco,
+        args,
+        derive=args.derive_parts,
+        people_only=args.people_only,
+        check_pictures=args.check_pictures,
     )

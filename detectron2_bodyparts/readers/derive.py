@@ -16,7 +16,7 @@ agreement with VOC-Part's and PASCAL-Person-Part's masks by less than half a poi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -111,7 +111,10 @@ def derive_parts(
     Raises:
         ValueError: the schema has another part, or there are not as many joints as names.
     """
-    pieces_of = _pieces_of(part_schema)
+    schema_pieces = pieces_of(part_schema, _PIECES)
+    underivable = [part for part, found in schema_pieces.items() if not found]
+    if underivable:
+        raise ValueError(f"schema {part_schema.name}: no skeleton tells where {underivable} are")
     if joints.shape != (len(keypoint_schema), 3):
         raise ValueError(
             f"expected joints ({len(keypoint_schema)}, 3) of {keypoint_schema.name},"
@@ -140,7 +143,7 @@ def derive_parts(
         trusted &= stacked.min(axis=0) <= reach[nearest]
 
     parts = {}
-    for part, pieces in pieces_of.items():
+    for part, pieces in schema_pieces.items():
         own = trusted & np.isin(nearest, [names.index(p) for p in pieces if p in visible])
         # Joints that are seen and no pixel contradict each other: unknown, not absent.
         if own.any():
@@ -151,19 +154,22 @@ def derive_parts(
     return DerivedParts(parts, ignore)
 
 
-def _pieces_of(schema: PartSchema) -> dict[str, list[str]]:
-    """Part of the schema -> the pieces it is the union of."""
-    pieces: dict[str, list[str]] = {part: [] for part in schema.parts}
-    for piece in _PIECES:
+def pieces_of(schema: PartSchema, pieces: Iterable[str]) -> dict[str, list[str]]:
+    """Part of the schema -> those of the pieces it is the union of; an empty list where of none.
+
+    Pieces are named as in bodyparts-11, and ``neck``: of the head where the schema's limbs are in
+    two, as in PASCAL-Person-Part, else of the torso.
+    """
+    parts: dict[str, list[str]] = {part: [] for part in schema.parts}
+    for piece in pieces:
         limb = piece.replace("upper_", "").replace("lower_", "")
-        names = (piece, f"{unsided_name(piece)}s", limb, f"{unsided_name(limb)}s")
-        part = next((name for name in names if name in pieces), None)
+        names = [piece, f"{unsided_name(piece)}s", limb, f"{unsided_name(limb)}s"]
+        if piece == "neck":
+            names.append("head" if _neck_is_head(schema) else "torso")
+        part = next((name for name in names if name in parts), None)
         if part is not None:
-            pieces[part].append(piece)
-    underivable = [part for part, found in pieces.items() if not found]
-    if underivable:
-        raise ValueError(f"schema {schema.name}: no skeleton tells where {underivable} are")
-    return pieces
+            parts[part].append(piece)
+    return parts
 
 
 def _neck_is_head(schema: PartSchema) -> bool:

@@ -39,7 +39,7 @@ import numpy as np
 import scipy.io
 
 from ..records import RecordError, person_annotation
-from ..schema import BODY, JHMDB_15, PartSchema, get_part_schema
+from ..schema import BODY, JHMDB_15, PartSchema
 from .prepare import (
     BadInput,
     LeftOut,
@@ -51,7 +51,7 @@ from .prepare import (
     positive_int,
     prepare,
     records_path,
-    run_all,
+    run_splits,
     write_picture,
 )
 
@@ -426,19 +426,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.clips is not None and not args.clips.is_file():
         parser.error(f"{args.clips}: expected a list of clips, found no file")
-    run_all(
-        partial(
-            prepare_jhmdb,
-            args.root,
-            split,
-            get_part_schema(name),
-            clips=None if args.clips is None else read_clip_list(args.clips),
-            every=args.every,
-            shift=args.shift_joints,
-            drop_outside=args.drop_outside_joints,
-            workers=args.workers,
-            limit=args.limit,
-        )
-        for name in args.schema
-        for split in args.split
+    run_splits(
+        prepare_jhmdb,
+        args,
+        clips=None if args.clips is None else read_clip_list(args.clips),
+        every=args.every,
+        shift=args.shift_joints,
+        drop_outside=args.drop_outside_joints,
     )

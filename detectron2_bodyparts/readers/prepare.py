@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..records import RecordError, Records, stream_records, write_json
-from ..schema import BODY, KeypointSchema, PartSchema
+from ..schema import BODY, KeypointSchema, PartSchema, get_part_schema
 
 _EXAMPLES = 3  # names a summary gives for each reason
 _MAX_CHUNK = 32  # items a process takes at once: more would make the progress bar jump
@@ -328,11 +328,16 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
 
 def write_picture(path: str | os.PathLike, image: np.ndarray, *, quality: int = 95) -> None:
     """Write a BGR uint8 (H, W, 3) picture as JPEG, whole or not at all."""
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    write_whole(path, data.tobytes())
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file, and its folder where there is none, at once or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data.tobytes())
+    temporary.write_bytes(data)
     os.replace(temporary, path)
 
 
@@ -392,3 +397,28 @@ def run_all(jobs: Iterable[Callable[[], Summary]]) -> None:
             print(job())
         except (FileNotFoundError, RecordError) as e:
             raise SystemExit(f"error: {e}") from e
+
+
+def run_splits(
+    prepare_split: Callable[..., Summary], args: argparse.Namespace, **options: Any
+) -> None:
+    """`run_all` for every schema and split that a reader's command was given.
+
+    Args:
+        prepare_split: the reader's function of root, split, part schema, workers and limit.
+        args: of an `argument_parser` to which the reader has added ``--split``.
+        options: the function's other arguments.
+    """
+    run_all(
+        partial(
+            prepare_split,
+            args.root,
+            split,
+            get_part_schema(name),
+            workers=args.workers,
+            limit=args.limit,
+            **options,
+        )
+        for name in args.schema
+        for split in args.split
+    )

@@ -30,8 +30,8 @@ from ..schema import (
     KeypointSchema,
     PartSchema,
     get_part_schema,
-    unsided_name,
 )
+from .derive import pieces_of
 from .figures import FINE_PARTS, SyntheticPicture, render
 from .prepare import (
     Picture,
@@ -79,17 +79,7 @@ def annotations(
 
 def _channel_sources(schema: PartSchema) -> dict[str, list[str]]:
     """Part of the schema -> the fine parts it is the union of."""
-    sources: dict[str, list[str]] = {channel: [] for channel in schema.parts}
-    # The neck belongs to the head where limbs are in two (as in PASCAL-Person-Part).
-    has_fine_limbs = any("upper_" in channel for channel in schema.parts)
-    for fine in FINE_PARTS:
-        limb = fine.replace("upper_", "").replace("lower_", "")
-        names = [fine, f"{unsided_name(fine)}s", limb, f"{unsided_name(limb)}s"]
-        if fine == "neck":
-            names.append("head" if has_fine_limbs else "torso")
-        channel = next((name for name in names if name in sources), None)
-        if channel is not None:
-            sources[channel].append(fine)
+    sources = pieces_of(schema, FINE_PARTS)
     empty = [channel for channel, fine in sources.items() if not fine]
     if empty:
         raise ValueError(f"schema {schema.name}: synthetic people have no parts for {empty}")

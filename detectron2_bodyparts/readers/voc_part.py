@@ -25,7 +25,7 @@ import numpy as np
 import scipy.io
 
 from ..records import person_annotation
-from ..schema import BODY, COCO_17, PartSchema, get_part_schema
+from ..schema import BODY, COCO_17, PartSchema
 from .prepare import (
     BadInput,
     LeftOut,
@@ -36,7 +36,7 @@ from .prepare import (
     picture_size,
     prepare,
     records_path,
-    run_all,
+    run_splits,
 )
 
 DATASET = "voc_part"
@@ -265,16 +265,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=["train", "val"],
         help="train, val, trainval, or all annotated pictures (default: train val)",
     )
-    args = parser.parse_args(argv)
-    run_all(
-        partial(
-            prepare_voc_part,
-            args.root,
-            split,
-            get_part_schema(name),
-            workers=args.workers,
-            limit=args.limit,
-        )
-        for name in args.schema
-        for split in args.split
-    )
+    run_splits(prepare_voc_part, parser.parse_args(argv))

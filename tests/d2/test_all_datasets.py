@@ -49,22 +49,18 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
 
 
-def struct(entries: list[tuple], names: tuple[str, ...]) -> np.ndarray:
-    array = np.empty((1, len(entries)), dtype=[(name, "O") for name in names])
-    for i, entry in enumerate(entries):
-        array[0, i] = entry
-    return array
-
-
 def voc_part(root: Path) -> Path:
     names = {"right_arm": "rlarm", "left_arm": "llarm", "right_leg": "rlleg", "left_leg": "llleg"}
     parts = [(names.get(part, part), mask.astype(np.uint8)) for part, mask in PARTS.items()]
-    parts = struct(parts, ("part_name", "mask"))
-    person = ("person", 15, BODY.astype(np.uint8), parts)
-    objects = struct([person], ("class", "class_ind", "mask", "parts"))
+    person = {
+        "class": "person",
+        "class_ind": 15,
+        "mask": BODY.astype(np.uint8),
+        "parts": np.array([parts], dtype=[("part_name", "O"), ("mask", "O")]),
+    }
     write_picture(root / "JPEGImages/a.jpg")
     (root / "Annotations_Part").mkdir()
-    anno = struct([("a", objects)], ("imname", "objects"))
+    anno = {"imname": "a", "objects": person}
     scipy.io.savemat(root / "Annotations_Part/a.mat", {"anno": anno})
     return prepare_voc_part(root, "all", BODYPARTS_7).output
 

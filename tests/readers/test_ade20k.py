@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
-import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -37,8 +36,10 @@ from detectron2_bodyparts.schema import (
     PartSchema,
 )
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+from .conftest import assert_masks, masks_of, rectangle
+
 SHAPE = (14, 18)
+block = partial(rectangle, SHAPE)
 RAW = Cleaning(min_size=0, outline_band=0, derive_torso=False)
 BOTH = pytest.mark.parametrize("release", ["2016", "2021"])
 
@@ -51,12 +52,6 @@ NUMBERS = {
     **{"right foot": 2118, "left arm": 1428, "left hand": 1430, "left shoulder": 1432},
     **{"left leg": 1431, "left foot": 1429, "arm": 54, "leg": 1433, "hand": 1174, "foot": 1004},
 }
-
-
-def block(y0, y1, x0, x1, shape=SHAPE):
-    mask = np.zeros(shape, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
 
 
 @dataclass
@@ -161,17 +156,6 @@ def only_person(root, release, parts, *, body=None, **kwargs):
         root, release, [Thing("wall", block(0, 14, 0, 1)), person], **kwargs
     )
     return annotation
-
-
-def masks_of(annotation):
-    return {name: decode_mask(rle) for name, rle in annotation["part_segmentation"].items()}
-
-
-def assert_masks(annotation, expected):
-    found = masks_of(annotation)
-    assert sorted(found) == sorted(expected)
-    for name, mask in expected.items():
-        np.testing.assert_array_equal(found[name], mask, err_msg=name)
 
 
 def known(*channels):
@@ -819,15 +803,10 @@ def test_a_schema_nobody_told_the_reader_about(tmp_path):
         prepare_ade20k(tmp_path, "train", PartSchema("hands", ("body",)))
 
 
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["prepare_ade20k.py", *map(str, arguments)])
-    runpy.run_path(str(DATASETS / "prepare_ade20k.py"), run_name="__main__")
-
-
-def test_script(monkeypatch, tmp_path, capsys):
+def test_script(run_script, tmp_path, capsys):
     write_dataset(tmp_path, "2021")
     schemas = ("bodyparts-7", "bodyparts-11", "pascal-person-part")
-    run_script(monkeypatch, "--root", tmp_path, "--schema", *schemas, "--workers", 1)
+    run_script("prepare_ade20k.py", "--root", tmp_path, "--schema", *schemas, "--workers", 1)
     written = sorted(path.name for path in tmp_path.glob("*.json"))
     assert written == sorted(f"ade20k_{s}.{n}.json" for s in ("train", "val") for n in schemas)
     assert capsys.readouterr().out.count("ignore regions         3") == 3  # three small people
@@ -836,15 +815,15 @@ def test_script(monkeypatch, tmp_path, capsys):
 
     switched_off = ("--min-size", 0, "--outline-band", 0, "--no-derive-torso")
     arguments = ("--root", tmp_path, "--split", "val", "--workers", 1, *switched_off)
-    run_script(monkeypatch, *arguments)
+    run_script("prepare_ade20k.py", *arguments)
     records = read_records(path)
     off = {"min_size": 0, "outline_band": 0, "derive_torso": False}
     assert records.info["cleaning"] == off and records.annotations[0]["iscrowd"] == 0
 
     with pytest.raises(SystemExit, match="error: .*nowhere"):
-        run_script(monkeypatch, "--root", tmp_path / "nowhere")
+        run_script("prepare_ade20k.py", "--root", tmp_path / "nowhere")
     with pytest.raises(SystemExit):
-        run_script(monkeypatch, "--root", tmp_path, "--outline-band", -1)
+        run_script("prepare_ade20k.py", "--root", tmp_path, "--outline-band", -1)
     assert "found -1" in capsys.readouterr().err
 
 

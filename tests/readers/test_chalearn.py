@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import runpy
 import shutil
-import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -32,15 +31,10 @@ from detectron2_bodyparts.schema import (
     PartSchema,
 )
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+from .conftest import assert_masks, masks_of, only_person, rectangle
+
 SHAPE = (12, 16)
-
-
-def block(y0, y1, x0, x1, shape=SHAPE):
-    mask = np.zeros(shape, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
+block = partial(rectangle, SHAPE)
 
 # Faces the camera: the right side is at the picture's left. Limbs by their number.
 ACTOR = {
@@ -105,23 +99,6 @@ def write_zip(root, name, files):
         for path, data in files.items():
             archive.writestr(path, data)
     return name
-
-
-def only_person(shard):
-    (picture,) = shard.pictures
-    (annotation,) = picture.annotations
-    return annotation
-
-
-def masks_of(annotation):
-    return {name: decode_mask(rle) for name, rle in annotation["part_segmentation"].items()}
-
-
-def assert_masks(annotation, expected):
-    found = masks_of(annotation)
-    assert sorted(found) == sorted(expected)
-    for name, mask in expected.items():
-        np.testing.assert_array_equal(found[name], mask, err_msg=name)
 
 
 # ------------------------------------------------------------ masks
@@ -415,14 +392,9 @@ def test_pycocotools_reads_the_same(dataset, schema):
         np.testing.assert_array_equal(union, BODY)
 
 
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["prepare_chalearn.py", *map(str, arguments)])
-    runpy.run_path(str(DATASETS / "prepare_chalearn.py"), run_name="__main__")
-
-
-def test_script(monkeypatch, dataset, capsys):
+def test_script(run_script, dataset, capsys):
     arguments = ("--root", dataset, "--workers", 1)
-    run_script(monkeypatch, *arguments, "--every", 1, "--val-sequences", 1, 4)
+    run_script("prepare_chalearn.py", *arguments, "--every", 1, "--val-sequences", 1, 4)
     records = read_records(dataset / "chalearn_val.bodyparts-7.json")
     assert len(records.images) == 9
     assert records.info["every"] == 1 and records.info["val_sequences"] == [1, 4]
@@ -430,4 +402,4 @@ def test_script(monkeypatch, dataset, capsys):
     assert capsys.readouterr().out.count("pictures") == 2
     shutil.rmtree(dataset / "Seq04")
     with pytest.raises(SystemExit, match="error: .*--val-sequences"):
-        run_script(monkeypatch, *arguments, "--split", "val")
+        run_script("prepare_chalearn.py", *arguments, "--split", "val")

@@ -3,9 +3,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import runpy
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -28,16 +27,12 @@ from detectron2_bodyparts.records import (
 )
 from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17, PASCAL_PERSON_PART
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+from .conftest import rectangle
+
 SPLIT = "train2017"
 SHAPE = (20, 30)
+block = partial(rectangle, SHAPE)
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
-
-
-def block(y0, y1, x0, x1):
-    mask = np.zeros(SHAPE, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
 
 
 def run_lengths(mask):
@@ -374,21 +369,18 @@ def test_a_table_goes_to_other_processes(tmp_path):
     assert copy.names() == ["a.jpg"] and copy.picture("a.jpg")[0] == SHAPE
 
 
-def test_script(monkeypatch, dataset, capsys):
+def test_script(run_script, dataset, capsys):
     arguments = ("--root", dataset, "--split", SPLIT, "--workers", 1)
     for more in ((), ("--derive-parts", "--schema", "bodyparts-11", "pascal-person-part")):
-        argv = ["prepare_coco.py", *map(str, arguments), *more]
-        monkeypatch.setattr(sys, "argv", argv)
-        runpy.run_path(str(DATASETS / "prepare_coco.py"), run_name="__main__")
+        run_script("prepare_coco.py", *arguments, *more)
     assert sorted(path.name for path in dataset.glob("*.json")) == [
         "coco_train2017.bodyparts-7.json",
         "coco_train2017_derived.bodyparts-11.json",
         "coco_train2017_derived.pascal-person-part.json",
     ]
     assert capsys.readouterr().out.count("pictures") == 3
-    monkeypatch.setattr(sys, "argv", ["prepare_coco.py", "--root", str(dataset / "nowhere")])
     with pytest.raises(SystemExit, match="error: .*nowhere"):
-        runpy.run_path(str(DATASETS / "prepare_coco.py"), run_name="__main__")
+        run_script("prepare_coco.py", "--root", dataset / "nowhere")
 
 
 # ------------------------------------------------------------ real files

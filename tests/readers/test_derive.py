@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import runpy
-import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +22,9 @@ from detectron2_bodyparts.schema import (
     mirrored_name,
 )
 
-SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "measure_derived_parts.py"
+from .conftest import DATASETS, rectangle
+
+SCRIPT = "measure_derived_parts.py"
 SCHEMAS = (BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART)
 by_name = pytest.mark.parametrize("schema", SCHEMAS, ids=lambda s: s.name)
 
@@ -285,7 +286,7 @@ def test_errors():
 
 @pytest.fixture(scope="module")
 def script():
-    return runpy.run_path(str(SCRIPT))
+    return runpy.run_path(str(DATASETS / SCRIPT))
 
 
 def test_measuring_by_hand(script):
@@ -307,11 +308,7 @@ def test_measuring_by_hand(script):
 
 
 def test_joints_of_masks_by_hand(script):
-    def block(y0, y1, x0, x1):
-        mask = np.zeros((40, 60), dtype=bool)
-        mask[y0:y1, x0:x1] = True
-        return mask
-
+    block = partial(rectangle, (40, 60))
     pieces = {
         "nose": block(2, 5, 8, 11),
         "reye": np.zeros((40, 60), bool),
@@ -371,15 +368,12 @@ def test_voc_part(script, shared_dir, schema):
     assert result.trusted > 0.7 * result.body and result.right > 0.8 * result.trusted
 
 
-def test_script(monkeypatch, shared_dir, tmp_path, capsys):
-    root = shared_dir / "samples" / "voc_part"
-    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--root", str(root)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+def test_script(run_script, shared_dir, tmp_path, capsys):
+    run_script(SCRIPT, "--root", shared_dir / "samples" / "voc_part")
     out = capsys.readouterr().out
     assert "VOC-Part, bodyparts-7" in out and "right_arm" in out and "lower_arms" in out
-    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--root", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match="error: .*nowhere"):
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        run_script(SCRIPT, "--root", tmp_path / "nowhere")
 
 
 def test_true_parts_that_are_known_and_empty_count(script):

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
-import sys
-from pathlib import Path
+from functools import partial
 
 import cv2
 import numpy as np
@@ -37,17 +35,12 @@ from detectron2_bodyparts.schema import (
     PartSchema,
 )
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+from .conftest import assert_masks, masks_of, rectangle
+
 SHAPE = (12, 16)
+block = partial(rectangle, SHAPE)
 ACTION, CLIP = "catch", "Ball_catch_f_cm_np1_fr_med_0"
 ITEM = f"{ACTION}/{CLIP}"
-
-
-def block(y0, y1, x0, x1, shape=SHAPE):
-    mask = np.zeros(shape, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
 
 # Faces the camera: the right side is at the picture's left. Labels as in puppet_flow.mat.
 LABEL_BLOCKS = {
@@ -144,17 +137,6 @@ def write_video(root, frames, item=ITEM):
 
 def people(shard):
     return [annotation for picture in shard.pictures for annotation in picture.annotations]
-
-
-def masks_of(annotation):
-    return {name: decode_mask(rle) for name, rle in annotation["part_segmentation"].items()}
-
-
-def assert_masks(annotation, expected):
-    found = masks_of(annotation)
-    assert sorted(found) == sorted(expected)
-    for name, mask in expected.items():
-        np.testing.assert_array_equal(found[name], mask, err_msg=name)
 
 
 def joints_of(annotation):
@@ -513,13 +495,8 @@ def test_pycocotools_reads_the_same(dataset, schema):
     assert all(image["exhaustive"] is False for image in coco.loadImgs(coco.getImgIds()))
 
 
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["prepare_jhmdb.py", *map(str, arguments)])
-    runpy.run_path(str(DATASETS / "prepare_jhmdb.py"), run_name="__main__")
-
-
-def test_script(monkeypatch, dataset, capsys):
-    run_script(monkeypatch, "--root", dataset, "--workers", 1, "--no-shift-joints")
+def test_script(run_script, dataset, capsys):
+    run_script("prepare_jhmdb.py", "--root", dataset, "--workers", 1, "--no-shift-joints")
     written = sorted(path.name for path in dataset.glob("*.json"))
     assert written == ["jhmdb_test1.bodyparts-7.json", "jhmdb_train1.bodyparts-7.json"]
     assert capsys.readouterr().out.count("pictures") == 2
@@ -528,7 +505,7 @@ def test_script(monkeypatch, dataset, capsys):
     assert content["info"]["drop_outside_joints"] is True
     assert content["annotations"][0]["keypoints"][:3] == [1, 1, 2]
     with pytest.raises(SystemExit, match="error: .*nowhere"):
-        run_script(monkeypatch, "--root", dataset / "nowhere")
+        run_script("prepare_jhmdb.py", "--root", dataset / "nowhere")
 
 
 # ------------------------------------------------------------ real files

@@ -21,6 +21,7 @@ from detectron2_bodyparts.readers.prepare import (
     picture_size,
     prepare,
     records_path,
+    run_splits,
     write_picture,
 )
 from detectron2_bodyparts.records import (
@@ -30,7 +31,7 @@ from detectron2_bodyparts.records import (
     read_records,
     validate_records,
 )
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
+from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17
 
 SHAPE = (4, 5)
 
@@ -293,6 +294,24 @@ def test_arguments(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("DETECTRON2_DATASETS")
     args = argument_parser("words", "some_set", ["bodyparts-7"]).parse_args([])
     assert args.root == Path("datasets") / "some_set"
+
+
+def test_every_split_in_every_schema(tmp_path):
+    parser = argument_parser("words", "some_set", ["bodyparts-7", "bodyparts-11"])
+    parser.add_argument("--split", nargs="+")
+    arguments = ["--root", str(tmp_path), "--split", "train", "val", "--workers", "2"]
+    schemas = ["--schema", "bodyparts-7", "bodyparts-11", "--limit", "3"]
+    calls = []
+    run_splits(
+        lambda *given, **options: calls.append((given, options)),
+        parser.parse_args([*arguments, *schemas]),
+        every=6,
+    )
+    assert calls == [
+        ((tmp_path, split, schema), {"workers": 2, "limit": 3, "every": 6})
+        for schema in (BODYPARTS_7, BODYPARTS_11)
+        for split in ("train", "val")
+    ]
 
 
 def test_records_path():

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import os
-import runpy
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,8 +23,6 @@ from detectron2_bodyparts.schema import (
     UNION_21,
     PartSchema,
 )
-
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 
 
 @pytest.fixture(scope="module")
@@ -331,9 +326,8 @@ def test_seeds_never_meet(monkeypatch, tmp_path):
     assert len(seeds) == 2 * 2 * 8
 
 
-def test_script(monkeypatch, tmp_path, capsys):
+def test_script(run_script, tmp_path, capsys):
     arguments = f"--root {tmp_path} --train 3 --val 2 --limit 1 --workers 1 --seed 5".split()
-    monkeypatch.setattr(sys, "argv", ["prepare_synthetic.py", *arguments])
-    runpy.run_path(str(DATASETS / "prepare_synthetic.py"), run_name="__main__")
+    run_script("prepare_synthetic.py", *arguments)
     assert sorted(os.listdir(tmp_path / "images")) == ["train_000000.jpg", "val_000000.jpg"]
     assert str(tmp_path / "synthetic_val.bodyparts-7.json") in capsys.readouterr().out

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
-import sys
-from pathlib import Path
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
 
-from detectron2_bodyparts.readers.prepare import BadInput, Shard
+from detectron2_bodyparts.readers.prepare import BadInput
 from detectron2_bodyparts.readers.voc_part import prepare_voc_part, read_image, read_split
 from detectron2_bodyparts.records import (
     RecordError,
@@ -29,8 +27,10 @@ from detectron2_bodyparts.schema import (
     unsided_name,
 )
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+from .conftest import assert_masks, masks_of, only_person, rectangle
+
 SHAPE = (12, 16)
+block = partial(rectangle, SHAPE)
 SIDED = ("lear", "leye", "lebrow", "llarm", "luarm", "lhand", "llleg", "luleg", "lfoot")
 PERSON_PARTS = (
     *("head", "nose", "mouth", "hair", "torso", "neck"),
@@ -38,18 +38,10 @@ PERSON_PARTS = (
 )
 
 
-def block(y0, y1, x0, x1, shape=SHAPE):
-    mask = np.zeros(shape, dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
 def struct_row(entries, names):
     """MATLAB's 1xN struct array; without entries 0x0, as the original files have it."""
-    array = np.empty((1, len(entries)) if entries else (0, 0), dtype=[(n, "O") for n in names])
-    for i, entry in enumerate(entries):
-        array[0, i] = entry
-    return array
+    array = np.array([entries], dtype=[(name, "O") for name in names])
+    return array if entries else array.reshape(0, 0)
 
 
 def write_image(root, image_id, objects, *, shape=SHAPE):
@@ -63,8 +55,8 @@ def write_image(root, image_id, objects, *, shape=SHAPE):
         parts = struct_row(parts, ("part_name", "mask"))
         entries.append((name, 15, mask.astype(np.uint8), parts))
     objects = struct_row(entries, ("class", "class_ind", "mask", "parts"))
-    anno = struct_row([(image_id, objects)], ("imname", "objects"))
     path = root / "Annotations_Part" / f"{image_id}.mat"
+    anno = {"imname": image_id, "objects": objects}
     scipy.io.savemat(path, {"anno": anno}, do_compression=True)
     return path
 
@@ -91,23 +83,6 @@ PERSON = (
         ("llleg", block(10, 12, 7, 10)),
     ],
 )
-
-
-def only_person(shard: Shard):
-    (picture,) = shard.pictures
-    (annotation,) = picture.annotations
-    return annotation
-
-
-def masks_of(annotation):
-    return {name: decode_mask(rle) for name, rle in annotation["part_segmentation"].items()}
-
-
-def assert_masks(annotation, expected):
-    found = masks_of(annotation)
-    assert sorted(found) == sorted(expected)
-    for name, mask in expected.items():
-        np.testing.assert_array_equal(found[name], mask, err_msg=name)
 
 
 def test_seven_channels_by_hand(tmp_path):
@@ -299,12 +274,12 @@ def no_struct(path):
 
 
 def no_objects(path):
-    scipy.io.savemat(path, {"anno": struct_row([("a",)], ("imname",))})
+    scipy.io.savemat(path, {"anno": {"imname": "a"}})
 
 
 def no_masks(path):
-    objects = struct_row([("person", 15)], ("class", "class_ind"))
-    scipy.io.savemat(path, {"anno": struct_row([("a", objects)], ("imname", "objects"))})
+    objects = {"class": "person", "class_ind": 15}
+    scipy.io.savemat(path, {"anno": {"imname": "a", "objects": objects}})
 
 
 @pytest.mark.parametrize(
@@ -389,19 +364,14 @@ def test_a_schema_nobody_told_the_reader_about(dataset):
         prepare_voc_part(dataset, "train", PartSchema("hands", ("body",)))
 
 
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["prepare_voc_part.py", *map(str, arguments)])
-    runpy.run_path(str(DATASETS / "prepare_voc_part.py"), run_name="__main__")
-
-
-def test_script(monkeypatch, dataset, capsys):
+def test_script(run_script, dataset, capsys):
     schemas = ("bodyparts-7", "pascal-person-part")
-    run_script(monkeypatch, "--root", dataset, "--schema", *schemas, "--workers", 1)
+    run_script("prepare_voc_part.py", "--root", dataset, "--schema", *schemas, "--workers", 1)
     written = sorted(path.name for path in dataset.glob("*.json"))
     assert written == sorted(f"voc_part_{s}.{n}.json" for s in ("train", "val") for n in schemas)
     assert capsys.readouterr().out.count("pictures") == 4
     with pytest.raises(SystemExit, match="error: .*nowhere"):
-        run_script(monkeypatch, "--root", dataset / "nowhere")
+        run_script("prepare_voc_part.py", "--root", dataset / "nowhere")
 
 
 # ------------------------------------------------------------ real files

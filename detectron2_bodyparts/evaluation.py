@@ -44,18 +44,19 @@ class BodyPartsEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a dataset of `register_bodyparts_dataset`.
-            part_schema, keypoint_schema: the model's. Joints are matched by name to the dataset's.
+            part_schema, keypoint_schema: the model's. Joints are matched by name to the dataset's;
+                parts are looked at as the dataset has them (`People.view`).
             output_dir: where ``predictions.json`` is written, if given.
             paint_threshold: people under this score are not painted for mIoU.
 
         Raises:
-            ValueError: the dataset has another part schema than the model.
+            ValueError: the dataset's part schema is no view of the model's.
         """
         self._records = read_records(MetadataCatalog.get(dataset_name).json_file)
-        if self._records.part_schema != part_schema:
+        if not self._records.part_schema.is_view_of(part_schema):
             raise ValueError(
                 f"the model's parts are {part_schema.name}, those of dataset {dataset_name!r} are"
-                f" {self._records.part_schema.name}"
+                f" {self._records.part_schema.name}, which is no view of them"
             )
         self._part_schema = part_schema
         self._keypoint_schema = keypoint_schema
@@ -75,11 +76,11 @@ class BodyPartsEvaluator(DatasetEvaluator):
         for picture, output in zip(inputs, outputs, strict=True):
             people = People.from_instances(
                 output["instances"], self._part_schema, self._keypoint_schema
-            )
+            ).view(self._records.part_schema)
             image_id = picture["image_id"]
             self._predictions += people.to_annotations(image_id)
             if people.part_probs is not None:
-                truth = true_picture(*self._truths[image_id], self._part_schema)
+                truth = true_picture(*self._truths[image_id], self._records.part_schema)
                 self._precision.add(truth, [found_channels(person) for person in people])
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:

@@ -109,7 +109,7 @@ class PartSchema:
                 f"{self.name}: {len(self.channels)} channels but {len(self.colors)} colors"
             )
         _ = self.flip_permutation  # its checks come first: unions take the counterparts for granted
-        if len(self.parts) + len(self.unions) > 63:
+        if len(self.parts) + len(self.all_unions) > 63:
             raise ValueError(f"{self.name}: at most 63 parts and unions, six bits hold no more")
 
     @property
@@ -137,6 +137,47 @@ class PartSchema:
     def unions(self) -> dict[str, tuple[int, int]]:
         """Unsided name -> the (right, left) channel indices it is the union of, e.g. ``arm``."""
         return {unsided_name(self.channels[r]): (r, left) for r, left in self.sided_pairs}
+
+    @cached_property
+    def limb_unions(self) -> dict[str, tuple[int, ...]]:
+        """Limb -> the indices of its upper and lower channels, e.g. ``right_arm``, and ``arm``."""
+        limbs: dict[str, list[int]] = {}
+        for i, name in enumerate(self.channels):
+            whole = name.replace("upper_", "").replace("lower_", "")
+            if whole != name:
+                for limb in dict.fromkeys((whole, unsided_name(whole))):
+                    limbs.setdefault(limb, []).append(i)
+        return {limb: tuple(m) for limb, m in limbs.items() if limb not in self.channels}
+
+    @cached_property
+    def all_unions(self) -> dict[str, tuple[int, ...]]:
+        """`unions` and `limb_unions`: what labels in a coarser schema can tell of this one."""
+        return {**self.unions, **self.limb_unions}
+
+    def names_in(self, finer: PartSchema) -> dict[str, str]:
+        """What this schema's channels and unions are called in a finer one.
+
+        Returns:
+            Name here -> a channel or a union of ``finer``. A plural is the union over sides, as
+            pascal-person-part's ``upper_arms``.
+
+        Raises:
+            ValueError: a channel is none there.
+        """
+        known = {*finer.channels, *finer.all_unions}
+        names = {}
+        for name in (*self.channels, *self.all_unions):
+            names[name] = name if name in known else name.removesuffix("s")
+            if names[name] not in known:
+                raise ValueError(f"{self.name} is no view of {finer.name}, which has no {name!r}")
+        return names
+
+    def is_view_of(self, finer: PartSchema) -> bool:
+        """Whether every channel here is a channel or a union of ``finer``."""
+        try:
+            return bool(self.names_in(finer))
+        except ValueError:
+            return False
 
     @cached_property
     def paint_order(self) -> tuple[str, ...]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
+from pycocotools import mask as mask_util
 
-from .records import BODY, decode_mask, decode_segmentation, mask_box
-from .schema import PartSchema
+from .records import BODY, mask_box
+from .schema import PartSchema, mirrored_name
 
 if TYPE_CHECKING:
     from detectron2.structures import Instances
@@ -24,42 +27,118 @@ PART_BITS = 0x3F  # 0 = no part, 1..P = the channel's index, P+1.. = the schema'
 BODY_BIT = 0x40
 IGNORE_BIT = 0x80
 
+# Regions whose targets are sampled together: bounds the memory that it takes, about 0.5 MiB each.
+_CHUNK = 64
+
 UNKNOWN, KNOWN, DERIVED = 0, 1, 2
 _STATE_CODES = {"known": KNOWN, "derived": DERIVED}
 
 
 def target_names(schema: PartSchema) -> tuple[str, ...]:
-    """What a mask target has a plane for: the channels, then the unions of sided channels."""
-    return (*schema.channels, *schema.unions)
+    """What a mask target has a plane for: the channels, then all unions of channels."""
+    return (*schema.channels, *schema.all_unions)
+
+
+@lru_cache
+def _target_codes(schema: PartSchema) -> tuple[tuple[int, ...], ...]:
+    """For each target the codes that are part of it: a union's parts, and unions of these."""
+    members = [(i,) for i in range(len(schema.channels))] + list(schema.all_unions.values())
+    return tuple(
+        tuple(code for code, inner in enumerate(members) if set(inner) <= set(outer))
+        for outer in members
+    )
+
+
+def _target_flip(schema: PartSchema) -> tuple[int, ...]:
+    """``flipped[t] = targets[flip[t]]``, over `target_names`."""
+    names = target_names(schema)
+    return tuple(names.index(mirrored_name(name)) for name in names)
 
 
 def part_plane(
-    annotation: Mapping[str, Any], schema: PartSchema, height: int, width: int
+    annotation: Mapping[str, Any],
+    schema: PartSchema,
+    height: int,
+    width: int,
+    *,
+    annotated_in: PartSchema | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One person's record as a byte plane.
 
     Args:
         annotation: a person of a record file, or of any COCO file (then only the body is known).
-        schema: the schema the annotation is in.
+        schema: what the plane's bytes mean.
         height, width: the picture's.
+        annotated_in: the schema the annotation is in, where it is a coarser one: its channels are
+            channels and unions of ``schema``.
 
     Returns:
         plane: (H, W) uint8 of ``PART_BITS``, ``BODY_BIT`` and ``IGNORE_BIT``.
         state: (C + U,) uint8 of UNKNOWN, KNOWN, DERIVED, one for each of `target_names`.
     """
     names = target_names(schema)
-    plane = np.zeros((height, width), dtype=np.uint8)
+    called = {name: name for name in names}
+    if annotated_in is not None and annotated_in != schema:
+        called = annotated_in.names_in(schema)
     segmentation = annotation.get("segmentation")
     states = annotation.get("part_state", {BODY: "known"} if segmentation else {})
-    state = np.array([_STATE_CODES.get(states.get(name), UNKNOWN) for name in names], np.uint8)
+    codes = {called[name]: _STATE_CODES[state] for name, state in states.items()}
+    state = np.array([codes.get(name, UNKNOWN) for name in names], np.uint8)
     masks = {**annotation.get("unsided", {}), **annotation.get("part_segmentation", {})}
+    columns = np.zeros((width, height), dtype=np.uint8)  # runs go down the columns
     for name, rle in masks.items():
-        plane[decode_mask(rle)] = names.index(name)
-    if segmentation:
-        plane[decode_segmentation(segmentation, height, width)] |= BODY_BIT
-    if "ignore_segmentation" in annotation:
-        plane[decode_mask(annotation["ignore_segmentation"])] |= IGNORE_BIT
-    return plane, state
+        where, mask = _mask_columns(rle, height, width)
+        np.copyto(columns[where], names.index(called[name]), where=mask)
+    for key, bit in (("segmentation", BODY_BIT), ("ignore_segmentation", IGNORE_BIT)):
+        if annotation.get(key):
+            where, mask = _mask_columns(annotation[key], height, width)
+            columns[where] |= mask * np.uint8(bit)
+    return columns.T, state
+
+
+def _mask_columns(segmentation: Any, height: int, width: int) -> tuple[slice, np.ndarray]:
+    """The columns of a mask that have pixels: which of the picture's, and (w, H) bool.
+
+    `decode_segmentation` fills the whole picture, which for every part of every person is most of
+    what preparing a picture would take.
+    """
+    if not isinstance(segmentation, Mapping):
+        segmentation = mask_util.merge(mask_util.frPyObjects(list(segmentation), height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"expected a mask of {[height, width]}, found {segmentation['size']}")
+    ends = np.cumsum(_run_lengths(segmentation["counts"]))
+    if ends[-1] > height * width:
+        raise ValueError(f"runs of {ends[-1]} pixels in a mask of {[height, width]}")
+    ends = ends[: len(ends) // 2 * 2]  # the last run of pixels is the last of an even number
+    if len(ends) == 0:
+        return slice(0), np.zeros((0, height), dtype=bool)
+    first, last = ends[0] // height, -(-ends[-1] // height)
+    lengths = np.diff([first * height, *ends, last * height])
+    return slice(first, last), np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(
+        -1, height
+    )
+
+
+def _run_lengths(counts: list[int] | str | bytes) -> np.ndarray:
+    """The run lengths of a COCO RLE; runs of other pixels and of the mask's take turns.
+
+    In compressed RLE (``rleToString`` of pycocotools' maskApi.c) a number is digits of five bits,
+    lowest first, each a character from "0" on; 0x20 says that more follow, and 0x10 of the last is
+    the sign. From the fourth number on it is the difference from the number two before.
+    """
+    if isinstance(counts, list):
+        return np.array(counts, dtype=np.int64)
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - ord("0")
+    ends = np.flatnonzero((digits & 0x20) == 0) + 1
+    sizes = np.diff(ends, prepend=0)
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(ends - sizes, sizes))
+    numbers = np.add.reduceat((digits & 0x1F) << shifts, ends - sizes)
+    negative = (digits[ends - 1] & 0x10) != 0
+    numbers[negative] -= 1 << 5 * sizes[negative]
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
 
 
 def mirror_parts(
@@ -73,9 +152,10 @@ def mirror_parts(
     """
     bits = np.arange(256, dtype=np.uint8)
     permutation = np.arange(PART_BITS + 1, dtype=np.uint8)
-    permutation[: len(schema.channels)] = schema.flip_permutation
+    flip = _target_flip(schema)
+    permutation[: len(flip)] = flip
     table = (bits & ~np.uint8(PART_BITS)) | permutation[bits & PART_BITS]
-    return table[plane], state[permutation[: len(state)]]
+    return cv2.LUT(plane, table), state[permutation[: len(state)]]
 
 
 @dataclass
@@ -208,6 +288,30 @@ class PartMasks:
         """
         if boxes.shape != (len(self), 4):
             raise ValueError(f"expected boxes ({len(self)}, 4), found {tuple(boxes.shape)}")
+        codes = _target_codes(self.schema)
+        shape = (len(self), len(codes), size, size)
+        targets = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        valid = torch.ones((len(self), size, size), dtype=torch.bool, device=self.device)
+        known = (self.state != UNKNOWN).any(dim=0).tolist()
+        codes = {c: of_target for c, of_target in enumerate(codes) if known[c]}
+        for start in range(0, len(self), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            self[chunk]._sample(boxes[chunk], codes, targets[chunk], valid[chunk])
+        return targets, valid
+
+    def _sample(
+        self,
+        boxes: torch.Tensor,
+        codes: Mapping[int, tuple[int, ...]],
+        targets: torch.Tensor,
+        valid: torch.Tensor,
+    ) -> None:
+        """Fill in ``targets`` and ``valid``, as `crop_and_resize` returns them.
+
+        Args:
+            codes: target -> what the bytes of its pixels are, of the targets to fill in.
+        """
+        size = valid.shape[-1]
         xs, wx = self._sample_axis(boxes[:, 0], boxes[:, 2], size)
         ys, wy = self._sample_axis(boxes[:, 1], boxes[:, 3], size)
         corners = []
@@ -216,32 +320,22 @@ class PartMasks:
                 weight = wy[j][:, :, None] * wx[i][:, None, :]
                 corners.append((self._gather(ys + j, xs + i), weight))
 
-        valid = torch.ones_like(corners[0][0], dtype=torch.bool)
         for values, weight in corners:
             valid &= ~((values >= IGNORE_BIT) & (weight > 0))
 
-        names, channels = target_names(self.schema), len(self.schema.channels)
-        targets = torch.zeros(
-            (len(self), len(names), size, size), dtype=torch.bool, device=self.device
-        )
         parts = [(values & PART_BITS, weight) for values, weight in corners]
         body = [((values & BODY_BIT) != 0, weight) for values, weight in corners]
-        known = (self.state != UNKNOWN).any(dim=0).tolist()
-        for c in range(len(names)):
-            if not known[c]:
-                continue
+        for c, of_target in codes.items():
             share = torch.zeros_like(corners[0][1])
             if c == 0:
                 for hit, weight in body:
                     share += hit * weight
             else:
-                members = self.schema.unions[names[c]] if c >= channels else ()
                 for part, weight in parts:
-                    for code in (c, *members):
+                    for code in of_target:
                         share += (part == code) * weight
             # The four weights sum to one only up to rounding: 0.5 must not be lost to it.
             targets[:, c] = share >= 0.5 - 1e-6
-        return targets, valid
 
     @staticmethod
     def _sample_axis(

@@ -76,6 +76,32 @@ def test_unions():
     assert sorted(ELEVEN.unions) == ["lower_arm", "lower_leg", "upper_arm", "upper_leg"]
 
 
+def test_limbs_are_unions_of_upper_and_lower():
+    assert ELEVEN.limb_unions == {
+        "right_arm": (3, 5),
+        "arm": (3, 4, 5, 6),
+        "left_arm": (4, 6),
+        "right_leg": (7, 9),
+        "leg": (7, 8, 9, 10),
+        "left_leg": (8, 10),
+    }
+    assert BODYPARTS_7.limb_unions == {}
+    # Where the whole is a channel as well, it is no union.
+    odd = PartSchema("odd", ("body", "tail", "upper_tail", "lower_tail"))
+    assert odd.limb_unions == {}
+
+
+def test_coarser_schemas_are_views_of_finer_ones():
+    names = BODYPARTS_7.names_in(ELEVEN)
+    assert names == {n: n for n in (*BODYPARTS_7.channels, "arm", "leg")}
+    assert PASCAL_PERSON_PART.names_in(ELEVEN)["upper_arms"] == "upper_arm"
+    assert PASCAL_PERSON_PART.names_in(ELEVEN)["lower_legs"] == "lower_leg"
+    assert ELEVEN.is_view_of(ELEVEN)
+    assert not ELEVEN.is_view_of(BODYPARTS_7)
+    with pytest.raises(ValueError, match="bodyparts-7, which has no 'upper_arms'"):
+        PASCAL_PERSON_PART.names_in(BODYPARTS_7)
+
+
 @pytest.mark.parametrize("schema", [*PART_SCHEMAS, ELEVEN], ids=lambda s: s.name)
 def test_paint_order_goes_from_the_torso_outwards(schema):
     order = schema.paint_order

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from detectron2_bodyparts.records import decode_mask, person_annotation  # noqa: E402
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17  # noqa: E402
+from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17, PASCAL_PERSON_PART  # noqa: E402
 from detectron2_bodyparts.structures import (  # noqa: E402
     BODY_BIT,
     DERIVED,
@@ -155,6 +155,47 @@ def test_a_union_is_what_either_side_or_nobody_knows():
     arm = targets[0, target_names(BODYPARTS_7).index("arm")]
     assert arm[:, :3].all() and arm[:, 15:].all() and not arm[:, 3:15].any()
     assert not targets[0, target_names(BODYPARTS_7).index("leg")].any()
+
+
+def test_coarse_labels_are_unions_of_a_finer_schema():
+    right, left = box_mask(5, 5, 10, 30), box_mask(20, 5, 25, 30)
+    coarse = annotation(
+        parts={"right_arm": right, "left_arm": left},
+        states={"right_arm": "known", "left_arm": "derived"},
+    )
+    plane, state = part_plane(coarse, BODYPARTS_11, *SHAPE, annotated_in=BODYPARTS_7)
+    names = target_names(BODYPARTS_11)
+    known = {names[i]: int(v) for i, v in enumerate(state) if v}
+    assert known == {"right_arm": KNOWN, "left_arm": DERIVED}
+    assert set(np.unique(plane & 0x3F)) == {0, names.index("right_arm"), names.index("left_arm")}
+
+    masks = PartMasks.from_planes([plane], [state], BODYPARTS_11)
+    targets, _ = masks.crop_and_resize(torch.tensor([[0.0, 0.0, 40.0, 40.0]]), 40)
+    np.testing.assert_array_equal(targets[0, names.index("right_arm")], right[:, :40])
+    assert not targets[0, names.index("right_upper_arm")].any()
+
+    mirrored, flipped = mirror_parts(plane, state, BODYPARTS_11)
+    assert flipped[names.index("left_arm")] == KNOWN
+    assert (mirrored[right] & 0x3F == names.index("left_arm")).all()
+
+
+def test_a_union_holds_its_parts_and_the_unions_inside_it():
+    """A pixel of an upper arm without a side, and one of a right arm, are both of an arm."""
+    upper, right = box_mask(5, 5, 10, 30), box_mask(20, 5, 25, 30)
+    names = target_names(BODYPARTS_11)
+    plane = np.zeros(SHAPE, np.uint8)
+    plane[upper], plane[right] = names.index("upper_arm"), names.index("right_arm")
+    state = np.ones(len(names), np.uint8)
+    masks = PartMasks.from_planes([plane], [state], BODYPARTS_11)
+    targets, _ = masks.crop_and_resize(torch.tensor([[0.0, 0.0, 40.0, 40.0]]), 40)
+    filled = {names[i] for i in range(1, len(names)) if targets[0, i].any()}
+    assert filled == {"upper_arm", "right_arm", "arm"}
+    np.testing.assert_array_equal(targets[0, names.index("arm")], (upper | right)[:, :40])
+
+
+def test_labels_of_a_schema_that_is_no_view_are_refused():
+    with pytest.raises(ValueError, match="no view of pascal-person-part"):
+        part_plane(annotation(), PASCAL_PERSON_PART, *SHAPE, annotated_in=BODYPARTS_7)
 
 
 def test_indexing_copies_no_pixels_and_follows_the_people():

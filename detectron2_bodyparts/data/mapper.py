@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances, Keypoints
 from ..modeling.proposals import IGNORE_CLASS
 from ..records import mask_box
 from ..schema import KeypointSchema, PartSchema, get_keypoint_schema, get_part_schema
-from ..structures import BODY_BIT, UNKNOWN, PartMasks, mirror_parts, part_plane
+from ..structures import BODY_BIT, UNKNOWN, PartMasks, mirror_parts, part_plane, target_names
 
 # The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
 # picture because anchors do.
@@ -35,7 +35,8 @@ class BodyPartsMapper:
     One set of Detectron2's augmentations is applied to the picture, the part planes (nearest), the
     boxes and the joints. A mirrored picture exchanges right and left channels and joints.
 
-    Of the dataset's dictionary the mapper uses what `load_bodyparts_json` gives; of any other COCO
+    Of the dataset's dictionary the mapper uses what `load_bodyparts_json` gives, in the model's
+    part schema or a coarser one, whose channels are unions of the model's; of any other COCO
     dataset it uses boxes, body masks and joints, and takes the parts as unknown.
     """
 
@@ -117,6 +118,9 @@ class BodyPartsMapper:
         )
 
         joint_schema = get_keypoint_schema(dataset_dict.get("keypoint_schema", "coco-17"))
+        annotated_in = dataset_dict.get("part_schema")
+        if annotated_in is not None:
+            annotated_in = get_part_schema(annotated_in)
         boxes, classes, planes, states, joints = [], [], [], [], []
         for annotation in annotations:
             ignored = bool(annotation.get("iscrowd", 0))
@@ -124,10 +128,12 @@ class BodyPartsMapper:
                 continue
             plane, state, box = None, None, None
             if self.part_schema is not None and not ignored:
-                plane, state = part_plane(annotation, self.part_schema, height, width)
-                plane = transforms.apply_segmentation(plane)
+                plane, state = part_plane(
+                    annotation, self.part_schema, height, width, annotated_in=annotated_in
+                )
                 if mirrored:
                     plane, state = mirror_parts(plane, state, self.part_schema)
+                plane = transforms.apply_segmentation(plane)
                 if state[0] != UNKNOWN:
                     box = mask_box((plane & BODY_BIT) != 0) or (0, 0, 0, 0)
             if box is None:
@@ -205,7 +211,7 @@ def _pack(
 ) -> PartMasks:
     """PartMasks with an entry for every instance; regions to ignore know nothing."""
     nothing = np.zeros((1, 1), np.uint8)
-    unknown = np.zeros(len(schema.channels) + len(schema.unions), np.uint8)
+    unknown = np.zeros(len(target_names(schema)), np.uint8)
     return PartMasks.from_planes(
         [nothing if p is None else p for p in planes],
         [unknown if s is None else s for s in states],

@@ -169,13 +169,14 @@ def part_mask_loss(
     weights = torch.where(masks.state == DERIVED, known * derived_weight, known)
     if region_weights is not None:
         weights = weights * region_weights[:, None]
-    num_channels = len(masks.schema.channels)
-    if known[:, num_channels:].any():
-        # Sides exclude one another, so a union is there where the likelier of the two is.
-        unions = [logits[:, list(pair)].amax(dim=1) for pair in masks.schema.unions.values()]
-        logits = torch.cat([logits, torch.stack(unions, dim=1)], dim=1)
-    else:
-        targets, known, weights = (x[:, :num_channels] for x in (targets, known, weights))
+    # Parts exclude one another, so a union is there where the likeliest of its parts is.
+    unions = list(masks.schema.all_unions.values())
+    num_channels = logits.shape[1]
+    used = known[:, num_channels:].any(dim=0).nonzero().flatten().tolist()
+    more = [logits[:, list(unions[u])].amax(dim=1, keepdim=True) for u in used]
+    logits = torch.cat([logits, *more], dim=1)
+    columns = [*range(num_channels), *(num_channels + u for u in used)]
+    targets, known, weights = (x[:, columns] for x in (targets, known, weights))
     targets = targets.to(logits.dtype)
     valid = valid[:, None].to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(

@@ -38,12 +38,18 @@ def add_bodyparts_config(cfg: CN) -> None:
     _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = False
     _C.MODEL.ROI_KEYPOINT_HEAD.NORM = ""
 
+    # Width of build_mobilenet_v1_fpn_backbone, as a share of MobileNetV1's.
+    _C.MODEL.MOBILENET = CN()
+    _C.MODEL.MOBILENET.WIDTH = 0.75
+
     # People under this score are not painted into the label map whose mIoU is measured: 0.3 in the
     # published code for CIHP, 0.05 for MHP v2.
     _C.TEST.PAINT_THRESHOLD = 0.3
 
     # "SGD", Detectron2's own, or "ADAMW", which learns faster from nothing.
     _C.SOLVER.OPTIMIZER = "SGD"
+    # Learning rate of the backbone's bottom-up network, as a share of the others'; ADAMW's only.
+    _C.SOLVER.BACKBONE_MULTIPLIER = 1.0
 
     # Largest relative change of brightness, contrast and saturation in training.
     _C.INPUT.COLOR_JITTER = 0.0

@@ -27,7 +27,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.modeling import build_model
-from detectron2.solver.build import get_default_optimizer_params
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
@@ -144,17 +144,20 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD, as Detectron2 builds it, or AdamW with the same weight decays."""
+        """SGD, as Detectron2 builds it, or AdamW with the same weight decays and clipping."""
         if cfg.SOLVER.OPTIMIZER == "SGD":
             return super().build_optimizer(cfg, model)
         if cfg.SOLVER.OPTIMIZER != "ADAMW":
             raise ValueError(f"SOLVER.OPTIMIZER: SGD or ADAMW, found {cfg.SOLVER.OPTIMIZER!r}")
+        slower = cfg.SOLVER.BACKBONE_MULTIPLIER
         parameters = get_default_optimizer_params(
-            model, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            lr_factor_func=lambda name: slower if "backbone.bottom_up." in name else 1.0,
         )
-        return torch.optim.AdamW(
-            parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
-        )
+        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return optimizer(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """The network's parts. Importing this registers them with Detectron2."""
 
-from . import backbone  # noqa: F401  (registers itself)
+from . import backbone, mobilenet  # noqa: F401  (they register themselves)
 from .keypoint_head import BodyPartsKeypointHead
 from .mask_head import BodyPartsMaskHead
 from .proposals import BodyPartsRPN

@@ -1,0 +1,142 @@
+"""BodyPix 2 (Google, Apache-2.0): its weights for our backbone, and the model itself, as a peer.
+
+    python -m detectron2_bodyparts.modeling.bodypix model-stride16.json mobilenet_v1_075.pth
+
+writes what MODEL.WEIGHTS of a config with `build_mobilenet_v1_fpn_backbone` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .mobilenet import MobileNetV1
+
+# BodyPix's channels, in its order, without the tail that names front and back.
+PARTS = (
+    "left_face",
+    "right_face",
+    *(f"{side}_upper_arm" for side in ("left", "right") for _ in range(2)),
+    *(f"{side}_lower_arm" for side in ("left", "right") for _ in range(2)),
+    "left_hand",
+    "right_hand",
+    *("torso",) * 2,
+    *(f"{side}_upper_leg" for side in ("left", "right") for _ in range(2)),
+    *(f"{side}_lower_leg" for side in ("left", "right") for _ in range(2)),
+    "left_foot",
+    "right_foot",
+)
+# Its output -> the last part of the TensorFlow scope its weights lie in.
+_HEADS = {"segments": "segment_2", "parts": "part_heatmap_2", "joints": "heatmap_2"}
+_HEADS["offsets"] = "offset_2"
+
+
+def read_tfjs_weights(model: str | PathLike[str]) -> dict[str, np.ndarray]:
+    """The weights of a TensorFlow.js graph model, 16-bit quantised or not.
+
+    Args:
+        model: its JSON; the shards lie beside it.
+
+    Returns:
+        TensorFlow's names -> float32 arrays, convolutions as (height, width, in, out).
+
+    Raises:
+        ValueError: the shards have not as many bytes as the JSON says.
+    """
+    model = Path(model)
+    weights = {}
+    for group in json.loads(model.read_text())["weightsManifest"]:
+        data = b"".join((model.parent / name).read_bytes() for name in group["paths"])
+        start = 0
+        for entry in group["weights"]:
+            quantized = entry.get("quantization")
+            dtype = np.dtype(quantized["dtype"] if quantized else entry["dtype"])
+            count = int(np.prod(entry["shape"]))
+            end = start + count * dtype.itemsize
+            if end > len(data):
+                raise ValueError(f"{model}: {group['paths']} end before {entry['name']}")
+            values = np.frombuffer(data, dtype, count, start).astype(np.float32)
+            if quantized:
+                values = values * np.float32(quantized["scale"]) + np.float32(quantized["min"])
+            weights[entry["name"]] = values.reshape(entry["shape"])
+            start = end
+        if start != len(data):
+            raise ValueError(f"{model}: expected {start} bytes in {group['paths']}: {len(data)}")
+    return weights
+
+
+def mobilenet_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """BodyPix's weights as those of a `MobileNetV1` of the same width."""
+    state = {}
+
+    def take(name: str, scope: str, prefix: str) -> None:
+        kernel = weights[f"MobilenetV1/{scope}/{prefix}weights"]
+        # A depthwise kernel's last two axes are the other way round: channel, 1.
+        axes = (2, 3, 0, 1) if prefix else (3, 2, 0, 1)
+        state[f"{name}.weight"] = torch.tensor(kernel.transpose(axes))
+        bias = weights[f"MobilenetV1/{scope}/{prefix or 'Conv2D_'}bias"]
+        state[f"{name}.bias"] = torch.tensor(bias)
+
+    take("stem", "Conv2d_0", "")
+    for i in range(13):
+        take(f"blocks.{i}.depthwise", f"Conv2d_{i + 1}_depthwise", "depthwise_")
+        take(f"blocks.{i}.pointwise", f"Conv2d_{i + 1}_pointwise", "")
+    return state
+
+
+class BodyPix(nn.Module):
+    """BodyPix with a MobileNetV1, at stride 16: silhouettes, parts and joints without instances."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        """
+        Args:
+            weights: as `read_tfjs_weights` gives them.
+        """
+        super().__init__()
+        state = mobilenet_state_dict(weights)
+        self.backbone = MobileNetV1(len(state["stem.bias"]) / 32)
+        self.backbone.load_state_dict(state)
+        self.heads = nn.ModuleDict()
+        for name, scope in _HEADS.items():
+            kernel = weights[f"MobilenetV1/{scope}/weights"]
+            head = nn.Conv2d(kernel.shape[2], kernel.shape[3], 1)
+            head.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
+            head.bias.data = torch.tensor(weights[f"MobilenetV1/{scope}/Conv2D_bias"])
+            self.heads[name] = head
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            image: (N, 3, H, W), RGB in -1..1, sides of 16 k + 1 pixels.
+
+        Returns:
+            Logits (N, C, h, w), one cell every 16 pixels, the first at pixel 0: ``segments``
+            (1 channel), ``parts`` (24, as `PARTS`), ``joints`` (17, as COCO) and ``offsets`` (34:
+            pixels from the cell to the joint, all y then all x).
+        """
+        features = self.backbone(image)["res4"]
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def main() -> None:
+    """The command line: the model's JSON, and the checkpoint to write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="BodyPix's model-stride16.json, its weights beside it")
+    parser.add_argument("output", help="the checkpoint to write")
+    args = parser.parse_args()
+    state = mobilenet_state_dict(read_tfjs_weights(args.model))
+    model = {f"backbone.bottom_up.{name}": value for name, value in state.items()}
+    torch.save({"model": model, "__author__": "BodyPix 2"}, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from ..schema import (
     BODYPARTS_11,
     COCO_17,
     JHMDB_15,
+    LSP_14,
     PASCAL_PERSON_PART,
     get_keypoint_schema,
     get_part_schema,
@@ -38,8 +39,8 @@ def load_bodyparts_json(
     """A file of records in Detectron2's standard dataset form.
 
     What Detectron2's own COCO loader gives, and beyond it: the parts, and every picture's
-    ``exhaustive``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS; joints are moved
-    by half a pixel to continuous coordinates.
+    ``exhaustive``, ``part_schema``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS;
+    joints are moved by half a pixel to continuous coordinates.
 
     Raises:
         FileNotFoundError, RecordError: see `read_records`.
@@ -65,6 +66,7 @@ def load_bodyparts_json(
                 "height": image["height"],
                 "width": image["width"],
                 "exhaustive": image["exhaustive"],
+                "part_schema": records.part_schema.name,
                 "keypoint_schema": records.keypoint_schema.name,
                 "dataset_name": dataset_name,
                 "annotations": people,
@@ -125,12 +127,13 @@ _ENDINGS = {BODYPARTS_7.name: "", BODYPARTS_11.name: "_11", PASCAL_PERSON_PART.n
 
 @dataclass(frozen=True)
 class _Dataset:
-    """What ``datasets/prepare_<folder>.py`` makes: <folder>/<name>_<split>.<part schema>.json."""
+    """What a preparing command makes: <folder>/<name>_<split>.<part schema>.json."""
 
     name: str
     folder: str
     options: dict[str, str]  # split -> the preparing command's options
     keypoint_schema: str = COCO_17.name
+    command: str = ""  # ``datasets/prepare_<command>.py``; left out, the folder's name
 
 
 def _splits(*names: str, more: str = "") -> dict[str, str]:
@@ -143,6 +146,8 @@ _COCO_SPLITS = ("train2017", "val2017")
 # The last two are PASCAL-Person-Part's own lists.
 _VOC_SPLITS = ("train", "val", "trainval", "all", "person_part_train", "person_part_test")
 
+_PPP_SPLITS = ("train", "val", "trainval", "test")
+
 _DATASETS = (
     _Dataset("voc_part", "voc_part", _splits(*_VOC_SPLITS)),
     _Dataset("synthetic", "synthetic", {"train": "", "val": ""}),
@@ -150,6 +155,11 @@ _DATASETS = (
     _Dataset("chalearn", "chalearn", _splits("train", "val")),
     _Dataset("jhmdb", "jhmdb", _splits(*_JHMDB_SPLITS), JHMDB_15.name),
     _Dataset("sub_jhmdb", "jhmdb", _splits(*_JHMDB_SPLITS, more=" --clips FILE"), JHMDB_15.name),
+    _Dataset("pascal_person_part", "pascal_person_part", _splits(*_PPP_SPLITS)),
+    _Dataset("lspet", "lspet", _splits("train", "val"), LSP_14.name, "lsp"),
+    _Dataset(
+        "lsp", "lsp", _splits("train", "test", more=" --root $DETECTRON2_DATASETS/lsp"), LSP_14.name
+    ),
     _Dataset("coco", "coco", _splits(*_COCO_SPLITS)),
     _Dataset(
         "coco",
@@ -167,6 +177,7 @@ def register_all(root: str | os.PathLike) -> None:
     """
     for dataset in _DATASETS:
         folder = Path(root) / dataset.folder
+        script = f"datasets/prepare_{dataset.command or dataset.folder}.py"
         for split, options in dataset.options.items():
             for schema, ending in _ENDINGS.items():
                 register_bodyparts_dataset(
@@ -175,8 +186,7 @@ def register_all(root: str | os.PathLike) -> None:
                     folder,
                     part_schema=schema,
                     keypoint_schema=dataset.keypoint_schema,
-                    prepare_command=f"python datasets/prepare_{dataset.folder}.py"
-                    f" --schema {schema}{options}",
+                    prepare_command=f"python {script} --schema {schema}{options}",
                 )
 
 

@@ -1,0 +1,352 @@
+"""PASCAL-Person-Part: label maps of six body parts for 3,533 pictures of PASCAL VOC 2010.
+
+The dataset's folder holds ``pascal_person_part_gt/<image>.png``, ``JPEGImages/<image>.jpg``, the
+lists ``train.txt`` and ``test.txt`` (either will do), and the people's boxes: VOC's
+``Annotations/<image>.xml``, or ``person_boxes.json`` of {image: [[x, y, width, height], ...]}.
+
+The label maps know neither people nor sides. Whose a pixel is, the boxes tell (`share_out`):
+
+* a labelled pixel inside exactly one box is that person's;
+* inside several boxes it may be anybody's of these: it is ignored in each of them;
+* labelled pixels in no box, a connected piece at a time, are that person's whose box must be
+  enlarged the least to hold the piece, if that is at most ``BOX_MARGIN``; the rest is a person
+  without a box: a region to ignore.
+
+A box without any labelled pixel is somebody whose body is unknown: a region to ignore. A person
+all of whose pixels are shared keeps the box alone, and nothing else is known.
+
+What is known of the others: the body, and every part but those that only show where people's boxes
+overlap. Limbs have no sides: in the schemas with sides their unions are known, and where there is
+no pixel of a union both sides are known to be empty. The neck is labelled head, as bodyparts-11
+has it; bodyparts-7 wants it in the torso, which these labels cannot give.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from ..records import RecordError, ignore_annotation, mask_box, person_annotation
+from ..schema import BODY, COCO_17, PartSchema
+from .label_maps import read_indices
+from .prepare import (
+    BadInput,
+    Picture,
+    Shard,
+    Summary,
+    argument_parser,
+    picture_size,
+    prepare,
+    records_path,
+    run_splits,
+)
+
+DATASET = "pascal_person_part"
+LABELS_FOLDER = "pascal_person_part_gt"
+BOXES_FILE = "person_boxes.json"
+
+# Split -> its list. The list of training pictures is cut in two, because a model must not be chosen
+# by the test split: every eighth picture is for validation.
+SPLITS = {"train": "train.txt", "val": "train.txt", "trainval": "train.txt", "test": "test.txt"}
+VAL_EVERY = 8
+
+# Pixels. VOC's boxes are drawn by hand: where a picture has one box, nine in ten of its edges are
+# within 9 pixels of where the labels end.
+BOX_MARGIN = 10
+
+# Schema -> the channel or union of label 1, 2, ..., 6.
+_CHANNELS: dict[str, tuple[str, ...]] = {
+    "bodyparts-7": ("head", "torso", "arm", "arm", "leg", "leg"),
+    "bodyparts-11": ("head", "torso", "upper_arm", "lower_arm", "upper_leg", "lower_leg"),
+    "pascal-person-part": (
+        *("head", "torso"),
+        *("upper_arms", "lower_arms", "upper_legs", "lower_legs"),
+    ),
+}
+_LABELS = 6
+
+
+@dataclass(frozen=True)
+class Share:
+    """What is one person's of a label map.
+
+    Args:
+        own: boolean (H, W), labelled pixels that are surely this person's.
+        shared: boolean (H, W), labelled pixels that may be this person's or another's.
+    """
+
+    own: np.ndarray
+    shared: np.ndarray
+
+
+def share_out(
+    labelled: np.ndarray, boxes: np.ndarray, margin: int = BOX_MARGIN
+) -> tuple[list[Share], np.ndarray]:
+    """Share a picture's labelled pixels out among the people whose boxes are known.
+
+    Args:
+        labelled: boolean (H, W).
+        boxes: (N, 4) integers, XYWH in pixels, one a person.
+        margin: how far outside its box a person's pixels may lie, in pixels.
+
+    Returns:
+        Each box's share, and the boolean (H, W) labelled pixels that are in nobody's.
+    """
+    insides = [_rectangle(box, labelled.shape) for box in boxes]
+    depth = np.sum([np.zeros(labelled.shape, dtype=int), *insides], axis=0)
+    shares = [
+        Share(labelled & inside & (depth == 1), labelled & inside & (depth > 1))
+        for inside in insides
+    ]
+    rest = labelled & (depth == 0)
+    numbers, _ = ndimage.label(rest, structure=np.ones((3, 3)))
+    for number, window in enumerate(ndimage.find_objects(numbers), start=1):
+        rows, columns = window
+        start, stop = (columns.start, rows.start), (columns.stop, rows.stop)
+        # How far each box must be enlarged to hold the piece.
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        outside = np.maximum(low - start, stop - high).max(axis=1)
+        nearest = np.flatnonzero(outside == outside.min(initial=margin + 1))
+        if len(nearest) == 1 and outside[nearest[0]] <= margin:
+            piece = numbers[window] == number
+            shares[nearest[0]].own[window] |= piece
+            rest[window] &= ~piece
+    return shares, rest
+
+
+def _rectangle(box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The boolean (H, W) pixels of an XYWH box, as far as it lies in the picture."""
+    x0, y0, x1, y1 = np.maximum([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0)
+    mask = np.zeros(shape, dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _groups(mask: np.ndarray) -> list[np.ndarray]:
+    """The mask cut into groups of pixels, each (H, W), more than twice ``BOX_MARGIN`` apart."""
+    kernel = np.ones((2 * BOX_MARGIN + 1,) * 2, dtype=np.uint8)
+    numbers, count = ndimage.label(cv2.dilate(mask.astype(np.uint8), kernel))
+    return [mask & (numbers == number) for number in range(1, count + 1)]
+
+
+def read_split(root: str | os.PathLike, split: str) -> list[str]:
+    """The image ids of a split, in the order of its list.
+
+    Raises:
+        FileNotFoundError: the list is not there.
+        ValueError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"expected a split of {tuple(SPLITS)}, found {split!r}")
+    path = Path(root) / SPLITS[split]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected a list of image ids, found no file;"
+            " datasets/README.md says where to get PASCAL-Person-Part and how it must lie"
+        )
+    image_ids = path.read_text().split()
+    if split == "val":
+        return image_ids[::VAL_EVERY]
+    if split == "train":
+        return [image_id for i, image_id in enumerate(image_ids) if i % VAL_EVERY]
+    return image_ids
+
+
+def read_boxes(
+    image_id: str, root: str | os.PathLike, listed: Mapping[str, Any] | None = None
+) -> np.ndarray:
+    """The (N, 4) integer XYWH boxes of a picture's people.
+
+    Args:
+        image_id: e.g. ``2008_000008``.
+        root: the dataset's folder.
+        listed: what ``person_boxes.json`` holds; left out, VOC's XML is read.
+
+    Raises:
+        BadInput: they are missing or cannot be read.
+    """
+    if listed is None:
+        return _read_voc_boxes(Path(root) / "Annotations" / f"{image_id}.xml")
+    boxes = listed.get(image_id, [])
+    try:
+        return np.array(boxes, dtype=float).reshape(len(boxes), 4).round().astype(int)
+    except (TypeError, ValueError) as e:
+        where = f"{Path(root) / BOXES_FILE}, {image_id}"
+        raise BadInput(where, "a list of [x, y, width, height]", f"{boxes}") from e
+
+
+def _read_voc_boxes(path: Path) -> np.ndarray:
+    expected = f"the boxes in VOC's XML, or {BOXES_FILE}"
+    if not path.is_file():
+        raise BadInput(path, expected, "no file")
+    corners = []
+    try:
+        for entry in ElementTree.parse(path).getroot().iter("object"):
+            if entry.findtext("name") == "person":
+                names = ("xmin", "ymin", "xmax", "ymax")
+                corners.append([float(entry.findtext(f"bndbox/{name}") or "") for name in names])
+    except (ElementTree.ParseError, ValueError) as e:
+        raise BadInput(path, expected, f"{type(e).__name__}: {e}") from e
+    # VOC counts pixels from 1, and the last one is in the box.
+    low, high = np.array(corners).reshape(-1, 2, 2).round().astype(int).transpose(1, 0, 2)
+    return np.hstack([low - 1, high - low + 1])
+
+
+def _read_boxes_file(root: str | os.PathLike) -> dict[str, Any] | None:
+    """``person_boxes.json``, or None where there is no such file."""
+    path = Path(root) / BOXES_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as e:
+        raise RecordError(f"{path}: not JSON ({e})") from e
+    if not isinstance(content, dict):
+        raise RecordError(f"{path}: expected {{image: boxes}}, found a {type(content).__name__}")
+    return content
+
+
+def read_image(
+    image_id: str,
+    root: str | os.PathLike,
+    part_schema: PartSchema,
+    listed_boxes: Mapping[str, Any] | None = None,
+) -> Shard:
+    """One picture and its people.
+
+    Args:
+        image_id: e.g. ``2008_000008``.
+        root: the dataset's folder.
+        part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
+        listed_boxes: as for `read_boxes`.
+
+    Raises:
+        BadInput: picture, label map or boxes are missing or cannot be read, or sizes differ.
+    """
+    root = Path(root)
+    file_name = f"JPEGImages/{image_id}.jpg"
+    labels_file = root / LABELS_FOLDER / f"{image_id}.png"
+    labels = read_indices(labels_file)
+    shape = picture_size(root / file_name)
+    if labels.shape != shape:
+        expected = "a label map as large as the picture"
+        raise BadInput(labels_file, expected, f"{labels.shape}, not {shape}")
+    if labels.max() > _LABELS:
+        raise BadInput(labels_file, f"labels from 0 to {_LABELS}", f"label {labels.max()}")
+    boxes = read_boxes(image_id, root, listed_boxes)
+    shares, rest = share_out(labels > 0, boxes)
+    annotations = []
+    ignored = _groups(rest)
+    for box, share in zip(boxes, shares, strict=True):
+        rectangle = _rectangle(box, shape)
+        if share.own.any() or share.shared.any():
+            annotations.append(_person(labels, share, rectangle, part_schema))
+        elif rectangle.any():
+            ignored.append(rectangle)
+    annotations += [ignore_annotation(COCO_17, shape, mask) for mask in ignored]
+    return Shard([Picture(file_name, *shape, annotations)])
+
+
+def _person(
+    labels: np.ndarray, share: Share, rectangle: np.ndarray, schema: PartSchema
+) -> dict[str, Any]:
+    masks: dict[str, np.ndarray] = {}
+    states = {}
+    if share.own.any():
+        states[BODY] = "known"
+        names = np.array(["", *_CHANNELS[schema.name]])
+        for name in dict.fromkeys(_CHANNELS[schema.name]):
+            channel = np.isin(labels, np.flatnonzero(names == name))
+            if (channel & share.own).any():
+                masks[name] = channel & share.own
+                states[name] = "known"
+            elif not (channel & share.shared).any():
+                sides = [schema.channels[i] for i in schema.unions.get(name, ())]
+                states.update(dict.fromkeys(sides or [name], "known"))
+    x0, y0, x1, y1 = mask_box(rectangle | share.own)
+    reach = [x0, y0, x1 - x0, y1 - y0]
+    annotation = person_annotation(
+        schema,
+        COCO_17,
+        labels.shape,
+        body=share.own if share.own.any() else None,
+        parts={name: mask for name, mask in masks.items() if name in schema.parts},
+        states=states,
+        unsided={name: mask for name, mask in masks.items() if name in schema.unions},
+        ignore=share.shared,
+        bbox=reach,
+    )
+    if share.shared.any():
+        # How far the body reaches is not known: the dataset's box instead of the body's.
+        annotation["bbox"] = reach
+    return annotation
+
+
+def prepare_pascal_person_part(
+    root: str | os.PathLike,
+    split: str,
+    part_schema: PartSchema,
+    *,
+    workers: int = 1,
+    limit: int | None = None,
+) -> Summary:
+    """Write ``<root>/pascal_person_part_<split>.<schema>.json``.
+
+    Args:
+        root: the dataset's folder.
+        split: "train" and "val" (the official training list without every eighth picture, and
+            these), "trainval" (the whole list) or "test".
+        part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
+        workers: processes.
+        limit: take only the first so many pictures.
+
+    Raises:
+        FileNotFoundError: the split's list is not there.
+        RecordError: nothing could be read, or ``person_boxes.json`` cannot be.
+        ValueError: there is no such split, or it is not known how labels make up the schema.
+    """
+    if part_schema.name not in _CHANNELS:
+        raise ValueError(
+            f"PASCAL-Person-Part is read as one of {sorted(_CHANNELS)}, not {part_schema.name}"
+        )
+    return prepare(
+        read_split(root, split)[:limit],
+        partial(
+            read_image,
+            root=Path(root),
+            part_schema=part_schema,
+            listed_boxes=_read_boxes_file(root),
+        ),
+        records_path(root, DATASET, split, part_schema),
+        part_schema,
+        COCO_17,
+        workers=workers,
+        info={"description": "PASCAL-Person-Part", "split": split, "box_margin": BOX_MARGIN},
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: prepare the splits in the schemas, print a summary of each."""
+    parser = argument_parser(
+        "Prepare PASCAL-Person-Part; datasets/README.md says how it must lie on disk.",
+        DATASET,
+        _CHANNELS,
+    )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        choices=SPLITS,
+        default=["train", "val"],
+        help="(default: train val)",
+    )
+    run_splits(prepare_pascal_person_part, parser.parse_args(argv))

@@ -7,6 +7,8 @@ it, everything that needs no network training works as well: records, readers, d
 from __future__ import annotations
 
 import importlib.util
+import sys
+from pathlib import Path
 
 from .people import People, Person
 from .schema import (
@@ -31,8 +33,11 @@ __all__ = [
     "register_part_schema",
 ]
 
-# Looked for rather than tried: a broken Detectron2 must show its own error.
-if importlib.util.find_spec("detectron2") is not None:
+# Looked for rather than tried: a broken Detectron2 must show its own error. The `bodyparts` command
+# does without until a subcommand needs it: importing it takes seconds, and `doctor` has to start
+# where it is broken.
+_IS_COMMAND = Path((sys.argv or [""])[0]).name in ("bodyparts", "bodyparts.exe")
+if not _IS_COMMAND and importlib.util.find_spec("detectron2") is not None:
     from . import data, modeling  # noqa: F401  (they register themselves)
     from .config import add_bodyparts_config, get_config_file
 

@@ -10,7 +10,8 @@ of COCO's keys an annotation has
   channel without a mask is known to be empty,
 * ``unsided`` (optional): {union: RLE} where only the union of two sided channels is known, e.g.
   ``arm``,
-* ``ignore_segmentation`` (optional): RLE of the pixels at which nothing is known of this person.
+* ``ignore_segmentation`` (optional): RLE of the pixels at which nothing is known of this person,
+* ``score`` (optional): 0..1, where a model labelled: how sure it was of the person.
 
 Images carry ``exhaustive``: false where there may be people nobody labelled. Regions in which
 nothing is to be counted are ``iscrowd: 1``. ``info`` names the schemas.
@@ -442,6 +443,8 @@ def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
     x, y, w, h = annotation["bbox"]
     if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > size[1] + 1 or y + h > size[0] + 1:
         faults.append(f"box {annotation['bbox']} is empty or outside {size[1]}x{size[0]}")
+    if not 0 <= annotation.get("score", 1) <= 1:
+        faults.append(f"score {annotation['score']} is outside 0..1")
     if len(annotation["keypoints"]) != 3 * len(records.keypoint_schema):
         faults.append(
             f"expected {3 * len(records.keypoint_schema)} numbers of joints,"

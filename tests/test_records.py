@@ -253,6 +253,16 @@ def test_round_trip_through_pycocotools(tmp_path):
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
+def test_scores_are_kept(tmp_path):
+    records = two_pictures()
+    for annotation, score in zip(records.annotations, (0.25, 1), strict=True):
+        annotation["score"] = score
+    assert validate_records(records) == []
+    write_records(tmp_path / "records.json", records)
+    again = read_records(tmp_path / "records.json")
+    assert [annotation["score"] for annotation in again.annotations] == [0.25, 1]
+
+
 def test_streamed_records_are_the_same(tmp_path):
     records = two_pictures()
     groups = records.by_image()
@@ -356,6 +366,8 @@ FAULTS = {
     "box below": (lambda r, a: a.update(bbox=[2, 3, 5, 5]), "outside 8x6"),
     "too few joints": (lambda r, a: a.update(keypoints=[0, 0, 0]), "expected 51 numbers"),
     "joint count": (lambda r, a: a.update(num_keypoints=3), "num_keypoints is 3"),
+    "score": (lambda r, a: a.update(score=1.01), "score 1.01 is outside 0..1"),
+    "negative score": (lambda r, a: a.update(score=-0.1), "score -0.1 is outside 0..1"),
     "channel": (lambda r, a: a["part_state"].update(tail="known"), "'tail' is no channel"),
     "state": (lambda r, a: a["part_state"].update(head="guessed"), "'guessed'"),
     "no body mask": (lambda r, a: a.pop("segmentation"), "body is known and has no mask"),

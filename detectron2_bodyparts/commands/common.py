@@ -23,9 +23,11 @@ class CommandError(Exception):
 
 
 def require_detectron2() -> None:
-    """End the command with one clear line where Detectron2 is not installed."""
+    """Register the plugin, or end the command with one clear line: Detectron2 is not installed."""
     if importlib.util.find_spec("detectron2") is None:
         raise CommandError("this needs Detectron2; the README says how to install it")
+    importlib.import_module("detectron2_bodyparts.data")
+    importlib.import_module("detectron2_bodyparts.modeling")
 
 
 @contextlib.contextmanager

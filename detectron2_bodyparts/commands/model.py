@@ -35,7 +35,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", help="its checkpoint (default: its MODEL.WEIGHTS)")
     parser.add_argument("--opts", nargs="*", default=[], help="its keys and values")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: 0.5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="least score (default: %(default)s)"
+    )
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:

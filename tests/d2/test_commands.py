@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -175,3 +177,20 @@ def test_evaluate_gives_the_evaluators_numbers(small_records, registered, tmp_pa
                 assert np.isnan(expected[group][key])
             else:
                 assert value == expected[group][key], (group, key)
+
+
+def loaded(code: str) -> set[str]:
+    """Which libraries a process has loaded that runs ``code`` as the `bodyparts` command."""
+    run = f"import sys; sys.argv = ['/bin/bodyparts']; {code}; print(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", run], capture_output=True, check=True, text=True)
+    return {"torch", "detectron2"} & set(answer.stdout.split())
+
+
+def test_the_command_loads_detectron2_only_where_it_is_needed():
+    assert loaded("import detectron2_bodyparts.cli") == set()
+    ask = "from detectron2_bodyparts.commands.common import require_detectron2 as r; r()"
+    assert loaded(ask) == {"torch", "detectron2"}
+    assert loaded("sys.argv = ['bodyparts.py']; import detectron2_bodyparts") == {
+        "torch",
+        "detectron2",
+    }

@@ -85,7 +85,7 @@ def draw_people(
     alpha: float = 0.5,
     joint_threshold: float = JOINT_THRESHOLD,
 ) -> np.ndarray:
-    """Draw predictions.
+    """Draw predictions, with their ids where they have any.
 
     Args:
         image_bgr: (H, W, 3) uint8, the picture that ``people`` were found in.
@@ -113,6 +113,9 @@ def draw_people(
         else:
             joints = np.zeros((len(people.keypoint_schema), 2))
             visibility = np.zeros(len(joints))
+        words = [] if person.id is None else [f"#{person.id}"]
+        if boxes:
+            words.append(f"{person.score:.2f}")
         figure = _Figure(
             box=person.box,
             origin=(0, 0),
@@ -121,7 +124,7 @@ def draw_people(
             ignored=None,
             joints=joints,
             visibility=visibility,
-            note=f"{person.score:.2f}" if boxes else "",
+            note=" ".join(words),
         )
         if parts and person.part_probs is not None:
             x0, y0, figure.labels, figure.silhouette = person.crop()

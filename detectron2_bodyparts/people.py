@@ -18,15 +18,18 @@ Everything is numpy; a network's output is only looked at through the methods of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from pycocotools import mask as mask_util
 
 from .records import PERSON_CATEGORY_ID
 from .schema import BODY, KeypointSchema, PartSchema
+
+if TYPE_CHECKING:
+    import supervision
 
 # A pixel is of the body where its probability is at least this, and of a part where the
 # probabilities of all parts, which exclude one another, come to at least this: where it is sure
@@ -64,6 +67,8 @@ class Person:
         part_probs: (C, S, S) probabilities on the box, or None where the model has no parts.
         keypoints: (K, 3) of continuous x, y and score, or None where the model has no joints.
         part_schema, keypoint_schema: the names of the C channels and the K joints.
+        id: in a video, the number that the person keeps from frame to frame, from 1; None where
+            there is none (yet).
 
     What needs masks or joints that the model does not give raises ``ValueError``.
     """
@@ -75,6 +80,7 @@ class Person:
     keypoints: np.ndarray | None
     part_schema: PartSchema
     keypoint_schema: KeypointSchema
+    id: int | None = None
 
     def crop(self) -> Crop:
         """The masks on the box alone: what to use where the whole picture is not needed."""
@@ -83,20 +89,18 @@ class Person:
     @cached_property
     def _crop(self) -> Crop:
         x0, y0, columns, rows = self._grid()
-
-        def pasted(channel: int) -> np.ndarray:
-            return rows @ (self.part_probs[channel].astype(np.float32) @ columns.T)
-
-        body = pasted(self.part_schema.index(BODY)) >= MASK_THRESHOLD
-        labels = np.zeros(body.shape, dtype=np.uint8)
-        surest, total = (np.zeros(body.shape, dtype=np.float32) for _ in range(2))
-        for name in self.part_schema.parts:
-            channel = self.part_schema.index(name)
-            probs = pasted(channel)
-            labels[probs > surest] = channel
-            np.maximum(surest, probs, out=surest)
-            total += probs
-        labels[~body | (total < MASK_THRESHOLD)] = 0
+        shape = len(rows), len(columns)
+        body, labels = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.uint8)
+        for band, probs in _pasted(self.part_probs, columns, rows):
+            likeliest = labels[band]
+            surest, total = np.zeros((2, *likeliest.shape), dtype=np.float32)
+            for name in self.part_schema.parts:
+                channel = self.part_schema.index(name)
+                np.copyto(likeliest, channel, where=probs[channel] > surest)
+                np.maximum(surest, probs[channel], out=surest)
+                total += probs[channel]
+            body[band] = probs[self.part_schema.index(BODY)] >= MASK_THRESHOLD
+            likeliest *= body[band] & (total >= MASK_THRESHOLD)
         return Crop(x0, y0, labels, body)
 
     def _grid(self) -> tuple[int, int, np.ndarray, np.ndarray]:
@@ -117,7 +121,10 @@ class Person:
             Column and row of the masks' first pixel in the picture, and (C, h, w) bool.
         """
         x0, y0, columns, rows = self._grid()
-        return x0, y0, rows @ (self.part_probs.astype(np.float32) @ columns.T) >= threshold
+        masks = np.zeros((len(self.part_probs), len(rows), len(columns)), dtype=bool)
+        for band, probs in _pasted(self.part_probs, columns, rows):
+            masks[:, band] = probs >= threshold
+        return x0, y0, masks
 
     @property
     def body(self) -> np.ndarray:
@@ -164,15 +171,18 @@ class Person:
         """The person in plain JSON types, as COCO writes results.
 
         Returns:
-            ``bbox`` XYWH, ``score``; where there are masks ``segmentation`` (the body's RLE) and
-            ``part_segmentation`` {part: RLE}, empty parts left out; where there are joints
-            ``keypoints``, flat [x, y, score] in pixel indices. RLEs are of the whole picture.
+            ``bbox`` XYWH, ``score``; ``id`` where there is one; where there are masks
+            ``segmentation`` (the body's RLE) and ``part_segmentation`` {part: RLE}, empty parts
+            left out; where there are joints ``keypoints``, flat [x, y, score] in pixel indices.
+            RLEs are of the whole picture.
         """
         x0, y0, x1, y1 = (float(v) for v in self.box)
         person: dict[str, Any] = {
             "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
             "score": float(self.score),
         }
+        if self.id is not None:
+            person["id"] = self.id
         if self.part_probs is not None:
             crop = self._crop
             person["segmentation"] = _encode_crop(crop.body, crop, self.image_size)
@@ -197,6 +207,8 @@ class People(Sequence[Person]):
         part_probs: (N, C, S, S) float, probabilities on the box; None: the model has no parts.
         keypoints: (N, K, 3) of continuous x, y and score; None: the model has no joints.
         part_schema, keypoint_schema: the names of the C channels and the K joints.
+        ids: (N,) of the numbers that people keep from frame to frame, from 1, 0 = none (yet); None:
+            nobody was followed. See `detectron2_bodyparts.tracking`.
 
     Raises:
         ValueError: an array is not of the shape above.
@@ -209,6 +221,7 @@ class People(Sequence[Person]):
     keypoints: np.ndarray | None
     part_schema: PartSchema
     keypoint_schema: KeypointSchema
+    ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.image_size = (int(self.image_size[0]), int(self.image_size[1]))
@@ -223,6 +236,8 @@ class People(Sequence[Person]):
             _check_shape("part_probs", self.part_probs, shape)
         if self.keypoints is not None:
             _check_shape("keypoints", self.keypoints, (count, len(self.keypoint_schema), 3))
+        if self.ids is not None:
+            _check_shape("ids", self.ids, (count,))
 
     @classmethod
     def from_instances(
@@ -264,8 +279,10 @@ class People(Sequence[Person]):
         """An integer gives a `Person`; a slice, a boolean mask or indices give `People`."""
         if isinstance(index, (int, np.integer)):
             one, score = Person, float(self.scores[index])
+            ids = None if self.ids is None else int(self.ids[index]) or None
         else:
             one, score = People, self.scores[index]
+            ids = None if self.ids is None else self.ids[index]
         return one(
             self.image_size,
             self.boxes[index],
@@ -274,11 +291,32 @@ class People(Sequence[Person]):
             None if self.keypoints is None else self.keypoints[index],
             self.part_schema,
             self.keypoint_schema,
+            ids,
         )
 
     def confident(self, threshold: float) -> People:
         """Those whose score is at least ``threshold``."""
         return self[self.scores >= threshold]
+
+    def view(self, schema: PartSchema) -> People:
+        """The same people in a coarser part schema, whose channels are unions of the model's.
+
+        Parts exclude one another, so that the probability of a union is the sum of its parts'. Of
+        bodyparts-11, bodyparts-7 and pascal-person-part are views.
+
+        Raises:
+            ValueError: a channel of the schema is no channel and no union of the model's.
+        """
+        if schema == self.part_schema:
+            return self
+        finer = self.part_schema
+        members = {name: (i,) for i, name in enumerate(finer.channels)} | finer.all_unions
+        names = schema.names_in(finer)
+        probs = self.part_probs
+        if probs is not None:
+            unions = [probs[:, list(members[names[c]])].sum(axis=1) for c in schema.channels]
+            probs = np.minimum(np.stack(unions, axis=1), 1)
+        return replace(self, part_probs=probs, part_schema=schema)
 
     def label_map(self) -> np.ndarray:
         """(H, W) uint8: 0 = no part, else the channel's index.
@@ -324,6 +362,38 @@ class People(Sequence[Person]):
         ids = {"image_id": image_id, "category_id": PERSON_CATEGORY_ID}
         return [{**ids, **person.to_json()} for person in self]
 
+    def to_supervision(self, channel: str = BODY) -> supervision.Detections:
+        """The people as ``Detections`` of the supervision library, to draw, count and follow.
+
+        Args:
+            channel: whose masks they get: ``body``, or a part as in `Person.label_map`.
+
+        Returns:
+            ``xyxy``, ``confidence``, ``class_id`` 0 and, in ``data``, ``class_name`` "person";
+            ``mask`` (N, H, W) bool where there are masks; ``tracker_id`` from 0, -1 = none, where
+            people were followed. Joints: ``supervision.KeyPoints(people.keypoints[..., :2])``.
+
+        Raises:
+            ImportError: supervision is not installed; ``detectron2_bodyparts[video]`` brings it.
+            KeyError: the schema has no such channel.
+        """
+        import supervision
+
+        self.part_schema.index(channel)  # raises where nobody was found, too
+        masks = None
+        if self.part_probs is not None:
+            masks = np.zeros((len(self), *self.image_size), dtype=bool)
+            for mask, person in zip(masks, self, strict=True):
+                mask[:] = person.part(channel)
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=masks,
+            confidence=self.scores,
+            class_id=np.zeros(len(self), dtype=int),
+            tracker_id=None if self.ids is None else self.ids - 1,
+            data={"class_name": np.full(len(self), "person")},
+        )
+
 
 def _to_numpy(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
@@ -361,6 +431,32 @@ def _interpolation(
     weights[row, low + 1] = 1 - share
     weights[row, low + 2] = share
     return first, np.ascontiguousarray(weights[:, 1:-1])
+
+
+# Rows of pixels that are pasted together: few enough that all channels stay in a processor's cache.
+_BAND = 64
+
+
+def _pasted(
+    masks: np.ndarray, columns: np.ndarray, rows: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Masks at the pixels of their box, a band of rows at a time.
+
+    A band takes a few of a mask's rows only, and so a fraction of the whole matrix product.
+
+    Args:
+        masks: (C, S, S).
+        columns, rows: (w, S) and (h, S), as `_interpolation` gives them.
+
+    Yields:
+        Which of the h rows, and (C, rows, w) float32.
+    """
+    narrow = masks.astype(np.float32) @ columns.T
+    for start in range(0, len(rows), _BAND):
+        band = slice(start, start + _BAND)
+        used = np.flatnonzero(rows[band].any(axis=0))
+        taken = slice(used[0], used[-1] + 1)
+        yield band, rows[band, taken] @ narrow[:, taken]
 
 
 def _encode_crop(mask: np.ndarray, crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:

@@ -151,6 +151,15 @@ def test_boxes_only_where_asked_for():
     assert (with_box[18:29] != 90).any()  # the score above the box
 
 
+def test_ids_are_written_above_the_people_who_have_one():
+    people = solid_people([[10, 40, 50, 80], [70, 40, 110, 80]], ["head", "head"])
+    plain = draw_people(GRAY, people)
+    people.ids = np.array([7, 0])
+    different = (draw_people(GRAY, people) != plain).any(axis=2)
+    assert different[20:40, 10:40].sum() > 50
+    assert not different[:, 50:].any() and not different[45:].any()
+
+
 def test_nobody_leaves_the_picture_as_it_is():
     np.testing.assert_array_equal(
         draw_people(GRAY, solid_people([[0, 0, 9, 9]], ["head"])[:0]), GRAY

@@ -12,7 +12,14 @@ from pycocotools.coco import COCO
 
 from detectron2_bodyparts.people import People
 from detectron2_bodyparts.records import decode_mask, encode_mask
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, KeypointSchema, PartSchema
+from detectron2_bodyparts.schema import (
+    BODYPARTS_7,
+    BODYPARTS_11,
+    COCO_17,
+    PASCAL_PERSON_PART,
+    KeypointSchema,
+    PartSchema,
+)
 
 HEAD, TORSO = BODYPARTS_7.index("head"), BODYPARTS_7.index("torso")
 TWO_PARTS = PartSchema("two-parts", ("body", "head", "torso"))
@@ -348,3 +355,71 @@ def test_pycocotools_loads_the_annotations():
     annotations = loaded.loadAnns(loaded.getAnnIds(imgIds=[4], catIds=[1]))
     assert len(annotations) == 3
     np.testing.assert_array_equal(loaded.annToMask(annotations[1]).astype(bool), people[1].body)
+
+
+def test_ids_go_with_their_people():
+    people = random_people()
+    assert [person.id for person in people] == [None, None, None]
+    assert "id" not in people[0].to_json()
+    people.ids = np.array([4, 0, 2])  # of the second, none is known yet
+    assert [person.id for person in people] == [4, None, 2]
+    assert [person.id for person in people[people.scores < 2][::-1]] == [2, None, 4]
+    written = json.loads(json.dumps(people.to_json()))["people"]
+    assert [person.get("id") for person in written] == [4, None, 2]
+    with pytest.raises(ValueError, match=r"ids: expected shape \(3,\), found \(2,\)"):
+        People((60, 80), people.boxes, people.scores, None, None, BODYPARTS_7, COCO_17, np.ones(2))
+
+
+def test_supervision_gets_boxes_masks_and_ids():
+    reason = "needs the extra `video`"
+    supervision = pytest.importorskip("supervision", reason=reason)
+    people = random_people()
+    detections = people.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy, people.boxes)
+    np.testing.assert_array_equal(detections.confidence, people.scores)
+    np.testing.assert_array_equal(detections.mask, [person.body for person in people])
+    assert detections.tracker_id is None and detections.class_id.tolist() == [0, 0, 0]
+    arms = people.to_supervision("left_arm").mask
+    np.testing.assert_array_equal(arms, [person.part("left_arm") for person in people])
+    people.ids = np.array([4, 0, 2])
+    assert people.to_supervision().tracker_id.tolist() == [3, -1, 1]
+    # The library draws them where they are.
+    image = np.zeros((60, 80, 3), np.uint8)
+    drawn = supervision.MaskAnnotator(opacity=1).annotate(image.copy(), people.to_supervision())
+    np.testing.assert_array_equal(drawn.any(axis=2), people.person_map() > 0)
+    points = supervision.KeyPoints(people.keypoints[..., :2])
+    assert points.xy.shape == (3, 17, 2)
+
+
+def test_supervision_of_nobody_and_of_boxes_alone():
+    pytest.importorskip("supervision", reason="needs the extra `video`")
+    people = random_people()
+    assert len(people[:0].to_supervision()) == 0
+    boxes_only = People((9, 9), [[0, 0, 4, 4]], [0.9], None, None, TWO_PARTS, ONE_JOINT)
+    assert boxes_only.to_supervision().mask is None
+    for anybody in (people, people[:0], boxes_only):
+        with pytest.raises(KeyError, match="tail"):
+            anybody.to_supervision("tail")
+
+
+def test_views_add_up_the_parts_of_a_union():
+    probs = np.zeros((1, 11, 2, 2), dtype=np.float32)
+    right_upper, left_upper, right_lower = (
+        BODYPARTS_11.index(f"{part}_arm") for part in ("right_upper", "left_upper", "right_lower")
+    )
+    probs[0, 0] = 1
+    probs[0, right_upper], probs[0, left_upper], probs[0, right_lower] = 0.3, 0.25, 0.9
+    people = People((2, 2), [[0, 0, 2, 2]], [1], probs, None, BODYPARTS_11, COCO_17)
+
+    seven = people.view(BODYPARTS_7)
+    assert seven.part_schema == BODYPARTS_7
+    expected = {"body": 1, "right_arm": 1, "left_arm": 0.25}  # 0.3 + 0.9 is no probability
+    for name, value in zip(BODYPARTS_7.channels, seven.part_probs[0, :, 0, 0], strict=True):
+        assert value == pytest.approx(expected.get(name, 0))
+
+    pascal = people.view(PASCAL_PERSON_PART)
+    assert pascal.part_probs[0, PASCAL_PERSON_PART.index("upper_arms"), 1, 1] == pytest.approx(0.55)
+    assert pascal.part_probs[0, PASCAL_PERSON_PART.index("lower_arms"), 1, 1] == pytest.approx(0.9)
+    assert people.view(BODYPARTS_11) is people
+    with pytest.raises(ValueError, match="no view of bodyparts-7"):
+        seven.view(PASCAL_PERSON_PART)

@@ -1,67 +1,335 @@
-"""Find people on pictures, draw them and, if asked, write JSON."""
+"""Find people on pictures, videos or a webcam: drawings, videos and JSON.
+
+Inputs are pictures, folders (their pictures, in natural order), videos (by their ending) and
+cameras (their number, or `webcam` for camera 0), as many as you like. In a folder, --output, each
+gets a drawing under its own name, .jpg or .mp4 (H.264, without sound), and with --json a .json;
+the second input of a name is called name_2. What is already in there is replaced, but for inputs.
+
+In videos a person keeps a number, drawn as #1. It is given when somebody is seen for the second
+time, and lost after a second out of sight. A camera is read until Ctrl-C, which leaves valid files.
+
+With --dataset, people are found on the pictures of a file of records instead, and what is written
+is predictions.json, for `bodyparts evaluate` and `bodyparts report`, which take the same records.
+It has everybody of a score of 0.05 and more, whatever the --threshold, as metrics look at unsure
+people, too. To make records of what is found: `bodyparts annotate`.
+
+Exit code: 1 where an input could not be read, 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .model import add_model_arguments, load_predictor
-from .pictures import find_pictures, read_picture
+from ..people import People
+from ..readers.prepare import positive_int
+from ..records import read_records, whole_file, write_json
+from .common import CommandError, faults_in_one_line
+from .model import Predictor, add_model_arguments, load_predictor
+from .pictures import find_inputs, output_names, read_picture
 
+PAGE_NAME = "page"
 PAGE_PICTURES = 20  # that `predict --page` puts on its page
+# Least score of a dataset's people; Detectron2's default for evaluation.
+DATASET_THRESHOLD = 0.05
+TOLERANCE = 1.0  # seconds by which a whole video may end before it says
+INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    parser.add_argument("inputs", nargs="+", type=Path, help="pictures and folders of pictures")
+    parser.add_argument("inputs", nargs="*", help="pictures, folders, videos, cameras' numbers")
+    parser.add_argument("--dataset", metavar="FILE", help="the pictures of a file of records")
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="where --dataset's pictures are (default: beside FILE)"
+    )
     add_model_arguments(parser)
     parser.add_argument(
-        "--output", default="output/predictions", help="folder (default: %(default)s)"
+        "--output",
+        type=Path,
+        default="output/predictions",
+        help="folder to write to (default: %(default)s)",
     )
     flag = argparse.BooleanOptionalAction
+    parser.add_argument("--draw", action=flag, default=True, help="write drawings and videos")
     parser.add_argument("--parts", action=flag, default=True, help="paint the parts")
     parser.add_argument("--skeleton", action=flag, default=True, help="draw the skeleton")
     parser.add_argument("--boxes", action=flag, default=False, help="draw boxes and scores")
-    parser.add_argument("--json", action="store_true", help="write a JSON file beside each drawing")
+    parser.add_argument("--json", action="store_true", help="write a JSON file of each input")
     parser.add_argument(
         "--page", action="store_true", help="write a page of the first drawings, too"
+    )
+    parser.add_argument(
+        "--every",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="find people on every Nth frame of a video only; those between are drawn with the"
+        " last people found, and are not in the JSON; who moves by a body's width within N frames"
+        " loses their number",
+    )
+    parser.add_argument(
+        "--frames", type=positive_int, metavar="N", help="stop a video or camera after N frames"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find people on pictures; write drawings and, if asked, JSON. Exit code 1 if one failed."""
-    from ..drawing import draw_people, grid, legend
+    """Find people and write what was asked for. Returns the exit code: see the module."""
+    if bool(args.inputs) == bool(args.dataset):
+        raise CommandError("give pictures, videos or cameras, or else a --dataset")
+    if args.dataset:
+        args.threshold = DATASET_THRESHOLD
+    find = predict_dataset if args.dataset else predict_inputs
+    with stopping() as stop, faults_in_one_line():
+        all_read = find(args, stop)
+    if stop.is_set():
+        return INTERRUPTED
+    return 0 if all_read else 1
 
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that what is being written can be finished.
+
+    A second Ctrl-C is Python's own.
+    """
+    stop = threading.Event()
+
+    def set_stop(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, set_stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def say(words: str) -> None:
+    """A line on stderr that does not break a progress bar."""
+    tqdm.write(words, file=sys.stderr)
+
+
+def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
+    """Write what is found on pictures, videos and cameras. Returns whether all could be read."""
+    pictures, videos = find_inputs(args.inputs)
+    names = output_names([*pictures, *videos], taken=[PAGE_NAME] if args.page else [])
+    outputs = [args.output / name for name in names]
+    refuse_inputs(outputs, [*pictures, *videos])
+    if videos:
+        require_video()
     predictor = load_predictor(args)
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    failed, total, drawings = 0, 0, []
-    for path in tqdm(list(find_pictures(args.inputs)), disable=None):
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    all_read = not pictures or predict_pictures(pictures, outputs, predictor, args, stop)
+    for source, output in zip(videos, outputs[len(pictures) :], strict=True):
+        if not stop.is_set():
+            all_read &= predict_video(source, output, predictor, args, stop)
+    if stop.is_set():
+        say(f"interrupted; what was done is in {args.output}")
+    return all_read
+
+
+def refuse_inputs(outputs: list[Path], inputs: list[Path | int]) -> None:
+    """End the command where an output, whose ending is still to come, is one of the inputs."""
+    endings = (".jpg", ".mp4", ".json")
+    written = {Path(f"{output}{ending}").resolve() for output in outputs for ending in endings}
+    for source in inputs:
+        if isinstance(source, Path) and source.resolve() in written:
+            raise CommandError(f"{source} would be written over: choose another --output")
+
+
+def predict_pictures(
+    pictures: list[Path],
+    outputs: list[Path],
+    predictor: Predictor,
+    args: argparse.Namespace,
+    stop: threading.Event,
+) -> bool:
+    """Write what is found on pictures. Returns whether all could be read.
+
+    Args:
+        pictures: the files.
+        outputs: what to write of each, without ending; those beyond the pictures are not used.
+        predictor, args: the model, and the command's options.
+        stop: set where no more is to be done.
+    """
+    from ..drawing import grid, legend
+
+    all_read, total, drawings = True, 0, []
+    bar = tqdm(list(zip(pictures, outputs, strict=False)), unit="picture", disable=None)
+    for path, output in bar:
+        if stop.is_set():
+            break
         image = read_picture(path)
         if image is None:
-            failed += 1
-            print(f"skipped, not a readable picture: {path}", file=sys.stderr)
+            all_read = False
+            say(f"skipped, no readable picture: {path}")
             continue
         people = predictor(image)
         total += len(people)
-        drawn = draw_people(
-            image, people, parts=args.parts, skeleton=args.skeleton, boxes=args.boxes
-        )
-        cv2.imwrite(str(output / f"{path.stem}.jpg"), drawn)
+        if args.draw or args.page:
+            drawn = draw(image, people, args)
+        if args.draw:
+            write_picture(output, drawn)
         if args.json:
-            (output / f"{path.stem}.json").write_text(json.dumps(people.to_json()))
+            write_json(f"{output}.json", {"source": str(path), **people.to_json()})
         if args.page and len(drawings) < PAGE_PICTURES:
             drawings.append(drawn)
     if drawings:
         page = grid(drawings, 5, (240, 320))
         page = np.hstack([page, legend(predictor.part_schema, page.shape[0])])
-        cv2.imwrite(str(output / "page.jpg"), page)
-        print(f"page of {len(drawings)} pictures: {output / 'page.jpg'}")
-    print(f"{total} people; drawings in {output}")
-    return 1 if failed else 0
+        write_picture(args.output / PAGE_NAME, page)
+        print(f"page of {len(drawings)} pictures: {args.output / PAGE_NAME}.jpg")
+    print(f"{total} people on pictures: {args.output}")
+    return all_read
+
+
+def predict_video(
+    source: Path | int,
+    output: Path,
+    predictor: Predictor,
+    args: argparse.Namespace,
+    stop: threading.Event,
+) -> bool:
+    """Write what is found in a video or by a camera. Returns whether it could be read.
+
+    Args:
+        source: the file, or the camera's number.
+        output: what to write, without ending.
+        predictor, args: the model, and the command's options.
+        stop: set where no more is to be done.
+    """
+    from ..tracking import PeopleTracker
+    from ..video import VideoReader, VideoWriter
+
+    try:
+        reader = VideoReader(source)
+    except OSError as e:
+        say(f"skipped, {e}")
+        return False
+    tracker = PeopleTracker(reader.rate / args.every)
+    ids: set[int] = set()
+    with contextlib.ExitStack() as files:
+        files.enter_context(reader)
+        if args.draw:
+            size, rate = reader.size, reader.rate
+            video = files.enter_context(VideoWriter(f"{output}.mp4", size, rate))
+        if args.json:
+            text = files.enter_context(whole_file(f"{output}.json"))
+        limits = [n for n in (reader.num_frames, args.frames) if n is not None]
+        bar = tqdm(total=min(limits, default=None), desc=output.name, unit="frame", disable=None)
+        files.enter_context(bar)
+        for index, (time, image) in enumerate(islice(reader, args.frames)):
+            if index % args.every == 0:
+                people = tracker(predictor(image))
+                ids.update(person.id for person in people if person.id)
+                if args.json:
+                    text.write(frame_json(source, reader.rate, index, time, people))
+            if args.draw:
+                video.write(draw(image, people, args), time)
+            bar.update()
+            if stop.is_set():
+                break
+        if args.json:
+            text.write("\n]}\n")
+    print(f"{len(ids)} people followed in {index + 1} frames of {source}: {output.parent}")
+    seconds = (reader.num_frames or 0) / reader.rate
+    is_cut_short = stop.is_set() or index + 1 == args.frames
+    if time < seconds - TOLERANCE and not is_cut_short:
+        say(f"broken, it ends after {time:.1f} of {seconds:.1f} seconds: {source}")
+        return False
+    return True
+
+
+def frame_json(source: Path | int, rate: float, index: int, time: float, people: People) -> str:
+    """A frame as a line of its video's JSON; the first one brings the opening of the file.
+
+    Written line by line, because the people of a long video do not fit into memory.
+    """
+    content = people.to_json()
+    frame = {"frame": index, "time": round(time, 6), "people": content.pop("people")}
+    if index > 0:
+        return f",\n{json.dumps(frame)}"
+    head = json.dumps({"source": str(source), "rate": rate, **content})
+    return f'{head[:-1]}, "frames": [\n{json.dumps(frame)}'
+
+
+def draw(image: np.ndarray, people: People, args: argparse.Namespace) -> np.ndarray:
+    """People on their picture, (H, W, 3) BGR uint8, as the options say."""
+    from ..drawing import draw_people
+
+    return draw_people(image, people, parts=args.parts, skeleton=args.skeleton, boxes=args.boxes)
+
+
+def write_picture(output: Path, image: np.ndarray) -> None:
+    """Write a JPEG, whose ending is still to come.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    if not cv2.imwrite(f"{output}.jpg", image):
+        raise CommandError(f"{output}.jpg cannot be written")
+
+
+def require_video() -> None:
+    """End the command with one clear line where the extra ``video`` is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("av", "supervision", "trackers")):
+        raise CommandError("videos need more: pip install 'detectron2_bodyparts[video]'")
+
+
+def predict_dataset(args: argparse.Namespace, stop: threading.Event) -> bool:
+    """Write predictions.json of a file of records, in the form of `BodyPartsEvaluator`.
+
+    Returns:
+        Whether all pictures could be read.
+
+    Raises:
+        CommandError: the records' part schema is no view of the model's.
+    """
+    records = read_records(args.dataset)
+    path = args.output / "predictions.json"
+    refuse_inputs([path.with_suffix("")], [Path(args.dataset)])
+    root = Path(args.images or Path(args.dataset).parent)
+    predictor = load_predictor(args)
+    if not records.part_schema.is_view_of(predictor.part_schema):
+        raise CommandError(
+            f"the model's parts are {predictor.part_schema.name}, those of {args.dataset} are"
+            f" {records.part_schema.name}, which is no view of them"
+        )
+    all_read, predictions = True, []
+    for record in tqdm(records.images, unit="picture", disable=None):
+        if stop.is_set():
+            # The rest would count as pictures in which nobody was found.
+            say("interrupted; no predictions were written")
+            return all_read
+        picture = root / record["file_name"]
+        image = read_picture(picture)
+        size = (record["height"], record["width"])
+        if image is None or image.shape[:2] != size:
+            all_read = False
+            say(f"skipped, no readable picture of {size[1]}x{size[0]}: {picture}")
+            continue
+        people = predictor(image).view(records.part_schema)
+        for person in people.to_annotations(record["id"]):
+            if "keypoints" in person:
+                points = np.reshape(person["keypoints"], (-1, 3))
+                points = records.keypoint_schema.take(points, predictor.keypoint_schema)
+                person["keypoints"] = points.ravel().tolist()
+            predictions.append(person)
+    write_json(path, predictions)
+    print(f"{len(predictions)} people: {path}")
+    return all_read

@@ -1,0 +1,44 @@
+"""People who keep their number from one picture to the next.
+
+The tracker is ByteTrack (Zhang et al., 2022) of the ``trackers`` library, which the extra ``video``
+installs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import supervision
+from trackers import ByteTrackTracker
+
+from .people import People
+
+
+class PeopleTracker:
+    """Follows the people of one video, telling them apart by how their boxes move.
+
+    An id is given when somebody is seen for the second time, and kept while they are out of sight
+    for a second at most. Who is hidden by somebody else may come back under another id.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """
+        Args:
+            rate: pictures a second that it will be given.
+        """
+        self._tracker = ByteTrackTracker(frame_rate=rate)
+
+    def __call__(self, people: People) -> People:
+        """The people of the next picture, in the same order, with ids.
+
+        Args:
+            people: all of them count, so leave out unsure ones before.
+        """
+        # Without scores, everybody is followed: the threshold has been applied.
+        detections = supervision.Detections(people.boxes, data={"index": np.arange(len(people))})
+        found = self._tracker.update(detections)
+        ids = np.zeros(len(people), dtype=int)
+        if len(people):
+            ids[found.data["index"]] = found.tracker_id + 1
+        return replace(people, ids=ids)

@@ -3,8 +3,7 @@
     python benchmarks/bench_predictor.py pictures/ --config-file quick_schedules/... --weights ...
 
 Both get the same pictures in turns, so that a busy machine slows down both, and the best of several
-runs counts: time from a picture to `People`, resizing included. Without weights only the times mean
-anything: the people of a random network have nearly equal scores, and rounding decides their order.
+runs counts: time from a picture to `People`, resizing included.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detectron2.config import get_cfg
 
-from detectron2_bodyparts import People, add_bodyparts_config, get_config_file
+from detectron2_bodyparts import People
 from detectron2_bodyparts.commands.pictures import find_pictures
+from detectron2_bodyparts.config import load_config
 from detectron2_bodyparts.deploy import OnnxPredictor
 from detectron2_bodyparts.export import export_onnx
 from detectron2_bodyparts.predictor import BodyPartsPredictor
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("inputs", nargs="+", type=Path, help="pictures and folders of pictures")
     parser.add_argument("--config-file", required=True, help="a path, or the name of ours")
-    parser.add_argument("--weights", default="", help="a checkpoint; random weights without")
+    parser.add_argument("--weights", required=True, help="its checkpoint")
     parser.add_argument("--pictures", type=int, default=4, help="how many (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
@@ -39,13 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     torch.set_num_threads(args.threads)
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    config = args.config_file
-    cfg.merge_from_file(config if Path(config).is_file() else get_config_file(config))
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.WEIGHTS = args.weights
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.weights, ["MODEL.DEVICE", "cpu", *args.opts])
     detectron2 = BodyPartsPredictor(cfg)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from typing import Any
 
 import torch
@@ -64,6 +65,17 @@ def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], li
     return [n for n in missing if expected(n)], [n for n in missing if not expected(n)]
 
 
+def missing_weights(incompatible: Any, model_weights: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the model's weights that a checkpoint did not have, or had in another shape.
+
+    Args:
+        incompatible: what fvcore's checkpointer says of it.
+        model_weights: the model's ``state_dict``.
+    """
+    shapes = [name for name, _, _ in incompatible.incorrect_shapes]
+    return sorted({*incompatible.missing_keys, *shapes} & set(model_weights))
+
+
 class BodyPartsCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer; says which weights are new, and whether that was to be expected.
 
@@ -78,8 +90,7 @@ class BodyPartsCheckpointer(DetectionCheckpointer):
                 logger.info("box predictor: 80 COCO classes in the checkpoint, person is kept")
         names = set(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        shapes = [name for name, _, _ in incompatible.incorrect_shapes]
-        missing = sorted({*incompatible.missing_keys, *shapes} & set(own))
+        missing = missing_weights(incompatible, own)
         logger.info(load_report(len(own), missing, sorted(incompatible.unexpected_keys), names))
         return incompatible
 
@@ -104,3 +115,41 @@ def load_report(total: int, missing: list[str], unused: list[str], checkpoint: s
             groups = sorted({".".join(name.split(".")[:3]) for name in names})
             lines.append(f"  {title}: {len(names)} in {', '.join(groups)}")
     return "\n".join(lines)
+
+
+class WholeCheckpointer(DetectionCheckpointer):
+    """Loads trained models to use them: refuses a checkpoint without all of the model's weights.
+
+    Training may start from part of them; a model that lacks some finds nobody, silently.
+    """
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """See `DetectionCheckpointer.load`.
+
+        Raises:
+            ValueError: no path is given, the file is no checkpoint, or not all of the model's
+                weights are in it.
+            FileNotFoundError: there is no such file.
+        """
+        if not path:
+            raise ValueError("MODEL.WEIGHTS is empty: expected the checkpoint of a trained model")
+        try:
+            return super().load(path, checkpointables)
+        except AssertionError as e:  # so fvcore says that there is no such file
+            raise FileNotFoundError(f"no checkpoint {path}") from e
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as e:
+            raise ValueError(f"{path}: torch cannot load it as a checkpoint") from e
+        except ValueError as e:
+            raise ValueError(f"{path}: {e}") from e
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        incompatible = super()._load_model(checkpoint)
+        own = self.model.state_dict()
+        missing = missing_weights(incompatible, own)
+        if missing:
+            some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            raise ValueError(
+                f"its weights are not this config's: of {len(own)}, {len(missing)} are missing or "
+                f"of another shape: {some}"
+            )
+        return incompatible

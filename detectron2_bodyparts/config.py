@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
 
 def add_bodyparts_config(cfg: CN) -> None:
@@ -62,6 +64,26 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Pairs of dataset name and weight of its part masks and joints in the losses, 1 where not
     # named: for datasets that are labelled with less care.
     _C.DATASETS.TRAIN_LOSS_WEIGHTS = []
+
+
+def load_config(config: str, weights: str | None = None, opts: Sequence[str] = ()) -> CN:
+    """A config with the plugin's keys.
+
+    Args:
+        config: a path, or the name of one of ours, as `get_config_file` takes it.
+        weights: its ``MODEL.WEIGHTS``, if another than it says.
+        opts: other keys and their values in turns.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+    """
+    cfg = get_cfg()
+    add_bodyparts_config(cfg)
+    cfg.merge_from_file(config if Path(config).is_file() else get_config_file(config))
+    if weights is not None:
+        cfg.MODEL.WEIGHTS = weights
+    cfg.merge_from_list(list(opts))
+    return cfg
 
 
 def get_config_file(name: str) -> str:

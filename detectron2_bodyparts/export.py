@@ -1,39 +1,32 @@
 """A model as one ONNX file that runs without torch and Detectron2.
 
-    python -m detectron2_bodyparts.export --config-file configs/bodyparts_rcnn_R_50_FPN_3x.yaml \\
-        --weights model_final.pth --output bodyparts.onnx
-
-`detectron2_bodyparts.deploy.OnnxPredictor` reads it.
+`detectron2_bodyparts.deploy.OnnxPredictor` reads it; ``bodyparts export`` is the command.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import warnings
-from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.export.torchscript_patch import patch_builtin_len
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from . import __version__
-from .config import add_bodyparts_config, get_config_file
 from .deploy import ModelInfo
 from .schema import get_keypoint_schema, get_part_schema
 
 # The first that has RoiAlign with the half pixel of Detectron2's ROIAlignV2 is 16; every ONNX
 # Runtime since 1.12 (2022) reads 17.
 OPSET = 17
+# The operations whose second input is a weight, and the weights large.
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Height and width of the picture the graph is recorded on. Any will do: the graph asks for sizes.
 EXAMPLE_SIZE = (150, 210)
 # Detectron2's patch lets len() give a tensor there, or the number of people would be a constant.
@@ -82,24 +75,13 @@ def _head_fields(model: nn.Module) -> dict[str, str]:
     return fields
 
 
-class _WholeCheckpointer(DetectionCheckpointer):
-    """Refuses a checkpoint that does not have all of the model's weights."""
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        other_shape = [name for name, _, _ in incompatible.incorrect_shapes]
-        own = self.model.state_dict()
-        missing = sorted({*incompatible.missing_keys, *other_shape} & set(own))
-        if missing:
-            raise ValueError(
-                f"the weights are not this config's: {len(missing)} of {len(own)} are missing or "
-                f"of another shape: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
-            )
-        return incompatible
-
-
 def export_onnx(
-    model: nn.Module, cfg: CfgNode, path: str | PathLike[str], *, config: str = ""
+    model: nn.Module,
+    cfg: CfgNode,
+    path: str | PathLike[str],
+    *,
+    config: str = "",
+    half: bool = False,
 ) -> None:
     """Write a model to one ONNX file, which takes pictures of any size, one at a time.
 
@@ -114,6 +96,8 @@ def export_onnx(
             people a picture, become part of the graph.
         path: the file; overwritten.
         config: name of the config file, for the model's metadata.
+        half: store the weights as float16, in half the bytes. All is computed in float32 still;
+            a joint may jump where two places are nearly as likely.
     """
     boxes = model.roi_heads.box_predictor
     info = ModelInfo(
@@ -127,6 +111,7 @@ def export_onnx(
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         channel_order=cfg.INPUT.FORMAT,
         size_divisibility=model.backbone.size_divisibility,
+        weights="float16" if half else "float32",
         score_threshold=boxes.test_score_thresh,
         nms_threshold=boxes.test_nms_thresh,
         max_people=boxes.test_topk_per_image,
@@ -157,51 +142,28 @@ def export_onnx(
     for output, shape in zip(exported.graph.output, shapes, strict=True):
         for dim, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
             dim.dim_value = size  # where the exporter is not sure, it makes up a name
+    if half:
+        halve_weights(exported.graph)
     onnx.helper.set_model_props(exported, info.to_metadata())
     onnx.save(exported, str(path))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: ``--config-file``, ``--weights``, ``--output`` and config keys."""
-    parser = argparse.ArgumentParser(prog="bodyparts export", description=__doc__)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except (OSError, ValueError) as e:
-        parser.error(str(e))
+def halve_weights(graph: onnx.GraphProto) -> None:
+    """Store the weights of a graph as float16, in place, each with a cast to float32 behind it.
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
-    parser.add_argument(
-        "--config-file", required=True, help="a path, or the name of one of our configs"
-    )
-    parser.add_argument("--weights", required=True, help="a checkpoint")
-    parser.add_argument("--output", default="bodyparts.onnx", help="file (default: %(default)s)")
-    parser.add_argument("--opts", nargs="*", default=[], help="config keys and values")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Export the model of a config and a checkpoint; the exit code.
-
-    Raises:
-        FileNotFoundError: there is no such config.
-        ValueError: the checkpoint does not have all of the model's weights.
+    ONNX Runtime does the casts once, when it loads the file. Biases are small and stay, as do
+    weights that float16 cannot hold.
     """
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    config = args.config_file
-    cfg.merge_from_file(config if Path(config).is_file() else get_config_file(config))
-    cfg.merge_from_list(args.opts)
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
-    _WholeCheckpointer(model).load(args.weights)
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(model, cfg, args.output, config=Path(config).name)
-    print(f"{args.output}: {Path(args.output).stat().st_size / 2**20:.1f} MiB")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    names = {node.input[1] for node in graph.node if node.op_type in _WEIGHTED}
+    casts = []
+    for weight in graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if weight.name in names and np.abs(values).max() <= np.finfo(np.float16).max:
+            stored = f"{weight.name}.float16"
+            casts.append(
+                onnx.helper.make_node("Cast", [stored], [weight.name], to=onnx.TensorProto.FLOAT)
+            )
+            weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

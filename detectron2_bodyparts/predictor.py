@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 
+from .checkpoint import WholeCheckpointer
 from .people import People
 from .schema import get_keypoint_schema, get_part_schema
 
@@ -21,8 +23,20 @@ class BodyPartsPredictor(DefaultPredictor):
     >>> people[0].part("left_arm")  # (H, W) bool
     """
 
-    def __init__(self, cfg) -> None:
-        super().__init__(cfg)
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: its ``MODEL.WEIGHTS`` names a checkpoint of this very model.
+
+        Raises:
+            ValueError, FileNotFoundError: it does not; see `WholeCheckpointer.load`.
+        """
+        without_weights = cfg.clone()
+        without_weights.defrost()
+        without_weights.MODEL.WEIGHTS = ""  # DefaultPredictor would load what fits, and go on
+        super().__init__(without_weights)
+        self.cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS
+        WholeCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.part_schema = get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA)
         self.keypoint_schema = get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA)
 

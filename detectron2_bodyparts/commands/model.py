@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -44,7 +43,8 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     """The predictor of `add_model_arguments`; it gives people of ``--threshold`` and more.
 
     Raises:
-        CommandError: there is no such model, or the options contradict each other.
+        CommandError: there is no such model, its checkpoint does not fit its config, or the options
+            contradict each other.
     """
     if args.config_file is None:
         if args.weights or args.opts:
@@ -54,17 +54,10 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     if args.model:
         raise CommandError("--model and --config-file: give one of the two")
     require_detectron2()
-    from detectron2.config import get_cfg
-
-    from ..config import add_bodyparts_config, get_config_file
+    from ..config import load_config
     from ..predictor import BodyPartsPredictor
 
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    config = args.config_file
-    cfg.merge_from_file(config if Path(config).is_file() else get_config_file(config))
-    if args.weights:
-        cfg.MODEL.WEIGHTS = args.weights
-    cfg.merge_from_list(args.opts)
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.threshold
-    return BodyPartsPredictor(cfg)
+    with faults_in_one_line():
+        cfg = load_config(args.config_file, args.weights, args.opts)
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.threshold
+        return BodyPartsPredictor(cfg)

@@ -3,7 +3,7 @@
     >>> predictor = OnnxPredictor("bodyparts.onnx")  # doctest: +SKIP
     >>> people = predictor(cv2.imread("picture.jpg"))  # doctest: +SKIP
 
-The file is made by `detectron2_bodyparts.export` and says all by itself: what its channels and
+The file is made by ``bodyparts export`` and says all by itself: what its channels and
 joints are called and how pictures are prepared for it.
 """
 
@@ -41,6 +41,7 @@ class ModelInfo:
             one: see `resize_shorter_side`.
         pixel_mean, pixel_std, channel_order, size_divisibility: what the model does to a picture.
             The graph does it itself: it takes BGR in 0..255 of any size.
+        weights: how they are stored, ``"float32"`` or ``"float16"``; all is computed in float32.
         score_threshold, nms_threshold, max_people: which people are found; part of the graph, too.
     """
 
@@ -54,6 +55,7 @@ class ModelInfo:
     pixel_std: tuple[float, ...]
     channel_order: str
     size_divisibility: int
+    weights: str
     score_threshold: float
     nms_threshold: float
     max_people: int
@@ -107,7 +109,7 @@ class OnnxPredictor:
     ) -> None:
         """
         Args:
-            path: a file that `detectron2_bodyparts.export` wrote.
+            path: a file that ``bodyparts export`` wrote.
             threads: of the CPU that work on one picture; ONNX Runtime's choice where not given.
             threshold: people of a lower score are left out; the model has a threshold of its own,
                 below which it gives nobody (`ModelInfo.score_threshold`).

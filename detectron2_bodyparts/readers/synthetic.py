@@ -139,6 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "synthetic",
         (BODYPARTS_7.name, BODYPARTS_11.name, PASCAL_PERSON_PART.name),
     )
+    parser.add_argument(
+        "--split", nargs="+", choices=_SPLITS, default=_SPLITS, help="(default: train val)"
+    )
     parser.add_argument("--train", type=positive_int, default=600, help="pictures (default: 600)")
     parser.add_argument("--val", type=positive_int, default=100, help="pictures (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -155,4 +158,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for name in args.schema
         for split, count in (("train", args.train), ("val", args.val))
+        if split in args.split
     )

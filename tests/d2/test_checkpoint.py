@@ -10,6 +10,8 @@ from detectron2.modeling import build_model
 
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
 from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer, new_weights
+from detectron2_bodyparts.cli import main
+from detectron2_bodyparts.predictor import BodyPartsPredictor
 
 
 def stock_model(name: str):
@@ -97,3 +99,58 @@ def test_what_should_not_be_new_is_said_so(tmp_path, caplog):
 def test_a_backbone_alone_leaves_all_behind_it_new(name, expected):
     as_expected, unexpected = new_weights([name], {"backbone.bottom_up.stem.conv1.weight"})
     assert (as_expected, unexpected) == (([name], []) if expected else ([], [name]))
+
+
+@pytest.fixture
+def small_weights(small_cfg) -> dict[str, torch.Tensor]:
+    return build_model(small_cfg).state_dict()
+
+
+def test_the_predictor_loads_all_of_the_models_weights(small_cfg, small_weights, tmp_path):
+    small_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    torch.save(
+        {"model": {**small_weights, "other": torch.zeros(1)}, "iteration": 7},
+        tmp_path / "model.pth",
+    )
+    small_cfg.freeze()
+    predictor = BodyPartsPredictor(small_cfg)
+    assert predictor.cfg.MODEL.WEIGHTS == small_cfg.MODEL.WEIGHTS
+    loaded = predictor.model.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in small_weights.items())
+
+
+@pytest.mark.parametrize("fault", ["missing", "of another shape"])
+def test_the_predictor_refuses_a_part_of_the_weights(small_cfg, small_weights, tmp_path, fault):
+    name = "roi_heads.box_predictor.cls_score.weight"
+    small_weights[name] = torch.zeros(81, 32)
+    if fault == "missing":
+        del small_weights[name]
+    small_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    torch.save({"model": small_weights}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=rf"model.pth: .* of \d+, 1 are missing .*{name}$"):
+        BodyPartsPredictor(small_cfg)
+
+
+def test_the_predictor_refuses_what_is_no_checkpoint(small_cfg, tmp_path):
+    small_cfg.MODEL.WEIGHTS = ""
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+        BodyPartsPredictor(small_cfg)
+    small_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    with pytest.raises(FileNotFoundError, match="no checkpoint .*model.pth"):
+        BodyPartsPredictor(small_cfg)
+    for content in ("", "no model"):
+        (tmp_path / "model.pth").write_text(content)
+        with pytest.raises(ValueError, match="model.pth: torch cannot load it"):
+            BodyPartsPredictor(small_cfg)
+
+
+def test_predict_says_so_in_one_line(small_cfg, tmp_path, capsys):
+    config, weights = tmp_path / "small.yaml", tmp_path / "model.pth"
+    config.write_text(small_cfg.dump())
+    small_cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA = "jhmdb-15"
+    torch.save({"model": build_model(small_cfg).state_dict()}, weights)
+    command = ["predict", str(tmp_path), "--config-file", str(config), "--output", str(tmp_path)]
+    assert main([*command, "--weights", str(weights)]) == 2
+    assert f"error: {weights}: its weights are not this config's" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "error: MODEL.WEIGHTS is empty" in capsys.readouterr().err

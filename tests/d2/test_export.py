@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
@@ -10,9 +11,10 @@ from detectron2.modeling import build_model
 from onnxruntime import InferenceSession
 
 from detectron2_bodyparts import People, __version__
+from detectron2_bodyparts.cli import main
 from detectron2_bodyparts.deploy import OnnxPredictor
 from detectron2_bodyparts.deploy.predictor import resize_shorter_side
-from detectron2_bodyparts.export import export_onnx, main
+from detectron2_bodyparts.export import export_onnx, halve_weights
 from detectron2_bodyparts.predictor import BodyPartsPredictor
 from detectron2_bodyparts.schema import get_keypoint_schema, get_part_schema
 
@@ -59,30 +61,42 @@ def random_predictor(cfg, score_threshold: float = 0.0) -> BodyPartsPredictor:
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
     cfg.TEST.DETECTIONS_PER_IMAGE = 5
     torch.manual_seed(3)
-    predictor = BodyPartsPredictor(cfg)
+    model = build_model(cfg)
     scales = {"cls_score": 30, "bbox_pred": 30, "score_lowres": 5}
-    for name, module in predictor.model.named_modules():
+    for name, module in model.named_modules():
         scale = scales.get(name.rpartition(".")[2])
         if scale is not None:
             module.weight.data *= scale
-    return predictor
+    cfg.MODEL.WEIGHTS = save_weights(model, Path(cfg.OUTPUT_DIR) / "random.pth")
+    return BodyPartsPredictor(cfg)
 
 
-def exported(predictor: BodyPartsPredictor, path: Path) -> OnnxPredictor:
-    export_onnx(predictor.model, predictor.cfg, path)
+def save_weights(model: torch.nn.Module, path: Path) -> str:
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"model": model.state_dict()}, path)
+    return str(path)
+
+
+def exported(predictor: BodyPartsPredictor, path: Path, half: bool = False) -> OnnxPredictor:
+    export_onnx(predictor.model, predictor.cfg, path, half=half)
     return OnnxPredictor(path, threads=1)
 
 
-def assert_same(theirs: People, ours: People) -> None:
+def assert_same(theirs: People, ours: People, slack: float = 1) -> None:
+    """Boxes and joints within 0.01 px, scores within 1e-4, masks 1e-3; or ``slack`` times that."""
+
+    def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+        return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=tolerance * slack)
+
     assert ours.image_size == theirs.image_size
     assert ours.part_schema == theirs.part_schema
     assert ours.keypoint_schema == theirs.keypoint_schema
-    assert np.allclose(ours.boxes, theirs.boxes, rtol=0, atol=0.01)
-    assert np.allclose(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+    assert close(ours.boxes, theirs.boxes, 0.01)
+    assert close(ours.scores, theirs.scores, 1e-4)
     for name, tolerance in (("part_probs", 1e-3), ("keypoints", 0.01)):
         a, b = getattr(theirs, name), getattr(ours, name)
         assert (a is None) == (b is None)
-        assert a is None or a.shape == b.shape and np.allclose(a, b, rtol=0, atol=tolerance), name
+        assert a is None or close(a, b, tolerance), name
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -169,29 +183,69 @@ def test_pictures_are_resized_as_in_detectron2():
         assert np.array_equal(resize_shorter_side(image, 20, 33), expected)
 
 
-def test_the_command(small_cfg, tmp_path):
-    weights, path = tmp_path / "model.pth", tmp_path / "new" / "model.onnx"
+def weights_and_biases(path: Path) -> dict[str, np.ndarray]:
+    return {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(str(path)).graph.initializer}
+
+
+def test_half_precision_is_half_the_file_and_nearly_the_same_answer(small_cfg, tmp_path):
     predictor = random_predictor(small_cfg)
-    torch.save({"model": predictor.model.state_dict()}, weights)
+    whole = exported(predictor, tmp_path / "whole.onnx")
+    half = exported(predictor, tmp_path / "half.onnx", half=True)
+    assert (whole.info.weights, half.info.weights) == ("float32", "float16")
+    kept, stored = (weights_and_biases(tmp_path / f"{n}.onnx") for n in ("whole", "half"))
+    assert sum(w.nbytes for w in stored.values()) < 0.52 * sum(w.nbytes for w in kept.values())
+    for name, values in kept.items():
+        if values.ndim == 1:  # biases stay as they are
+            assert np.array_equal(stored[name], values)
+        else:
+            assert np.array_equal(stored[f"{name}.float16"], values.astype(np.float16))
+    for i, size in enumerate(SIZES):
+        image = picture(*size, seed=i)
+        assert_same(predictor(image), half(image), slack=10)
+
+
+def test_a_weight_too_large_for_half_precision_stays():
+    weights = {"small": np.float32([[1]]), "large": np.float32([[1e5]])}
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["image", "small"], ["between"]),
+            onnx.helper.make_node("MatMul", ["between", "large"], ["answer"]),
+        ],
+        name="two weights",
+        inputs=[],
+        outputs=[],
+        initializer=[onnx.numpy_helper.from_array(v, name) for name, v in weights.items()],
+    )
+    halve_weights(graph)
+    assert [i.name for i in graph.initializer] == ["small.float16", "large"]
+    assert [node.op_type for node in graph.node] == ["Cast", "MatMul", "MatMul"]
+
+
+@pytest.fixture
+def command(small_cfg, tmp_path) -> list[str]:
+    """``bodyparts export`` of a small config to ``new/model.onnx``, without its weights."""
     config = tmp_path / "small.yaml"
     config.write_text(small_cfg.dump())
-    options = ["--config-file", str(config), "--weights", str(weights), "--output", str(path)]
-    assert main([*options, "--opts", "TEST.DETECTIONS_PER_IMAGE", "2"]) == 0
-    onnx_predictor = OnnxPredictor(path)
-    assert (onnx_predictor.info.config, onnx_predictor.info.max_people) == ("small.yaml", 2)
+    return ["export", str(tmp_path / "new" / "model.onnx"), "--config-file", str(config)]
+
+
+def test_the_command(small_cfg, command, tmp_path):
+    predictor = random_predictor(small_cfg)
+    command += ["--weights", predictor.cfg.MODEL.WEIGHTS, "--half"]
+    assert main([*command, "--opts", "TEST.DETECTIONS_PER_IMAGE", "2"]) == 0
+    onnx_predictor = OnnxPredictor(tmp_path / "new" / "model.onnx")
+    info = onnx_predictor.info
+    assert (info.config, info.max_people, info.weights) == ("small.yaml", 2, "float16")
     image = picture(96, 128)
-    assert_same(predictor(image)[:2], onnx_predictor(image))
+    assert_same(predictor(image)[:2], onnx_predictor(image), slack=10)
 
 
-def test_weights_of_another_config_are_refused(small_cfg, tmp_path, capsys):
-    weights, config = tmp_path / "model.pth", tmp_path / "small.yaml"
-    torch.save({"model": build_model(small_cfg).state_dict()}, weights)
+def test_the_command_refuses_weights_of_another_config(small_cfg, command, tmp_path, capsys):
     small_cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA = "jhmdb-15"
-    config.write_text(small_cfg.dump())
-    path = tmp_path / "model.onnx"
-    options = ["--config-file", str(config), "--weights", str(weights), "--output", str(path)]
-    with pytest.raises(SystemExit):
-        main(options)
-    assert "2 of" in (printed := capsys.readouterr().err)
-    assert "roi_heads.keypoint_head.score_lowres.bias" in printed
-    assert not path.exists()
+    weights = save_weights(build_model(small_cfg), tmp_path / "joints.pth")
+    assert main([*command, "--weights", weights]) == 2
+    printed = capsys.readouterr().err
+    assert weights in printed and "roi_heads.keypoint_head.score_lowres.bias" in printed
+    assert main(command) == 2
+    assert "MODEL.WEIGHTS is empty" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

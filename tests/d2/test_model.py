@@ -255,10 +255,17 @@ def test_default_predictor_cocoevaluator_and_visualizer_take_our_output(
     assert all(np.isfinite(results[task]["AP"]) for task in results)
 
 
+def untrained_predictor(cfg) -> BodyPartsPredictor:
+    """The predictor takes no model without a checkpoint."""
+    cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}.pth"
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    return BodyPartsPredictor(cfg)
+
+
 def test_predictor_on_batches_and_on_given_boxes(small_cfg, small_records):
     _, root = small_records
     small_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    predictor = BodyPartsPredictor(small_cfg)
+    predictor = untrained_predictor(small_cfg)
     images = [cv2.imread(f"{root}/{i}.png") for i in range(3)]
     images[2] = cv2.resize(images[2], (200, 150))
     alone = [predictor(image) for image in images[:2]]
@@ -282,8 +289,7 @@ def test_predictor_on_batches_and_on_given_boxes(small_cfg, small_records):
 def test_default_predictor_and_ours_agree(small_cfg, small_records):
     _, root = small_records
     small_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    small_cfg.MODEL.WEIGHTS = ""
-    ours = BodyPartsPredictor(small_cfg)
+    ours = untrained_predictor(small_cfg)
     with torch.no_grad():  # untrained masks are 0.5 in most places; make them decided
         predictor = ours.model.roi_heads.mask_head.decoder.upsample[-2]
         predictor.weight *= 1000

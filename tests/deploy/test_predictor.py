@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detectron2_bodyparts.deploy import ModelInfo, OnnxPredictor
+from detectron2_bodyparts.deploy import ModelInfo, OnnxPredictor, default_model
 from detectron2_bodyparts.deploy.predictor import METADATA_KEY, resize_shorter_side
-from detectron2_bodyparts.schema import COCO_17, KeypointSchema, PartSchema
+from detectron2_bodyparts.readers.figures import render
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, KeypointSchema, PartSchema
 
 onnx = pytest.importorskip("onnx", reason="the graphs are made with onnx, which is not installed")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -29,6 +30,7 @@ INFO = ModelInfo(
     pixel_std=(1.0, 1.0, 1.0),
     channel_order="BGR",
     size_divisibility=32,
+    weights="float32",
     score_threshold=0.05,
     nms_threshold=0.5,
     max_people=5,
@@ -220,3 +222,18 @@ def test_neither_torch_nor_detectron2_is_needed(model):
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", code, str(model)]
     assert subprocess.run(command, cwd=root, check=True, capture_output=True).stdout.strip() == b"2"
+
+
+def test_the_model_that_comes_with_the_package_finds_synthetic_people():
+    assert default_model().stat().st_size <= 10e6
+    predictor = OnnxPredictor(default_model(), threshold=0.5)
+    assert predictor.info.weights == "float16"
+    assert (predictor.part_schema, predictor.keypoint_schema) == (BODYPARTS_7, COCO_17)
+    picture = render(57)  # odd: of the validation pictures, which it was not trained on
+    people = predictor(picture.image)
+    assert len(people) == len(picture.people) == 3
+    for name in ("body", "head"):
+        for true in picture.people:
+            mask = true.body if name == "body" else true.parts[name]
+            found = [person.part(name) for person in people]
+            assert max((f & mask).sum() / (f | mask).sum() for f in found) > 0.5

@@ -36,7 +36,10 @@ __all__ = [
 # Looked for rather than tried: a broken Detectron2 must show its own error. The `bodyparts` command
 # does without until a subcommand needs it: importing it takes seconds, and `doctor` has to start
 # where it is broken.
-_IS_COMMAND = Path((sys.argv or [""])[0]).name in ("bodyparts", "bodyparts.exe")
+_IS_COMMAND = (
+    Path((sys.argv or [""])[0]).name in ("bodyparts", "bodyparts.exe")
+    or "detectron2_bodyparts.cli" in sys.orig_argv  # python -m
+)
 if not _IS_COMMAND and importlib.util.find_spec("detectron2") is not None:
     from . import data, modeling  # noqa: F401  (they register themselves)
     from .config import add_bodyparts_config, get_config_file

@@ -156,6 +156,12 @@ _DATASETS = (
     _Dataset("jhmdb", "jhmdb", _splits(*_JHMDB_SPLITS), JHMDB_15.name),
     _Dataset("sub_jhmdb", "jhmdb", _splits(*_JHMDB_SPLITS, more=" --clips FILE"), JHMDB_15.name),
     _Dataset("pascal_person_part", "pascal_person_part", _splits(*_PPP_SPLITS)),
+    _Dataset(
+        "pascal_person_part",
+        "pascal_person_part",
+        {"train_sides": " --teacher model-stride16.json"},
+        command="pascal_person_part_sides",
+    ),
     _Dataset("lspet", "lspet", _splits("train", "val"), LSP_14.name, "lsp"),
     _Dataset(
         "lsp", "lsp", _splits("train", "test", more=" --root $DETECTRON2_DATASETS/lsp"), LSP_14.name

@@ -32,6 +32,7 @@ CONFIGS = [
     "bodyparts_rcnn_R_50_FPN_3x_mixture.yaml",
     "bodyparts_rcnn_R_50_FPN_1x_ppp.yaml",
     "bodyparts_rcnn_R_101_FPN_3x.yaml",
+    "bodyparts_rcnn_mobilenet_v1_075_FPN.yaml",
     "original_rcnn_R_50_FPN_1x.yaml",
     "stages/1_detection.yaml",
     "stages/2_parts.yaml",

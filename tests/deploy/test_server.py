@@ -303,7 +303,9 @@ def test_faults_of_forms_and_options_are_named(client):
     assert client.get("/nothing").json() == {"detail": "Not Found"}
 
 
-def test_a_failing_model_tells_nothing(client, address, caplog):
+def test_a_failing_model_tells_nothing(client, address, caplog, monkeypatch):
+    # Where training has run in this process, Detectron2 has set up the package's logger.
+    monkeypatch.setattr(logging.getLogger("detectron2_bodyparts"), "propagate", True)
     with caplog.at_level(logging.ERROR):
         answer = client.post("/predict", content=picture(grey=13))
     assert answer.status_code == 500

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Sides and joints for people whose parts were labelled without sides, from BodyPix as a teacher.
+"""Sides and joints for PASCAL-Person-Part, from BodyPix as a teacher.
 
-    python datasets/derive_sides.py --teacher model-stride16.json \\
-        --annotations pascal_person_part_train.bodyparts-11.json --output sides.bodyparts-11.json
+    python datasets/prepare_pascal_person_part_sides.py --teacher model-stride16.json
 
-What the teacher says is used only inside the labelled masks: right and left of a limb whose union
-is known become "derived" channels, and joints are kept where the teacher is sure and they lie on
-the person's body. The unions stay known.
+reads pascal_person_part_train, which prepare_pascal_person_part.py makes, and writes
+pascal_person_part_train_sides. What the teacher says is used only inside the labelled masks: right
+and left of a limb whose union is known become "derived" channels, and joints are kept where the
+teacher is sure and they lie on the person's body. The unions stay known.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,7 @@ from detectron2_bodyparts.records import (
     read_records,
     write_records,
 )
-from detectron2_bodyparts.schema import COCO_17, PartSchema
+from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17, PartSchema
 
 SIDE = 16 * 22 + 1  # pixels of the longer side of a person's crop, as the teacher sees it
 MARGIN = 0.2  # of the box's longer side, seen on each side of it
@@ -159,25 +160,34 @@ def _peak(heat: np.ndarray, row: int, column: int) -> tuple[float, float]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     parser.add_argument("--teacher", required=True, help="BodyPix's model-stride16.json")
-    parser.add_argument("--annotations", required=True, help="a JSON file of records")
-    parser.add_argument("--output", required=True, help="the file to write")
-    parser.add_argument("--images", help="where its pictures are (default: beside it)")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(datasets) / "pascal_person_part",
+        help="the dataset's folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--schema",
+        choices=(BODYPARTS_7.name, BODYPARTS_11.name),
+        default=BODYPARTS_11.name,
+        help="(default: %(default)s)",
+    )
     args = parser.parse_args()
 
-    records = read_records(args.annotations)
+    records = read_records(args.root / f"pascal_person_part_train.{args.schema}.json")
     teacher = Teacher(args.teacher)
-    root = Path(args.images or Path(args.annotations).parent)
     groups = records.by_image()
     for image in tqdm(records.images, disable=None):
         people = [a for a in groups[image["id"]] if not a["iscrowd"] and "segmentation" in a]
         if people:
-            picture = cv2.imread(str(root / image["file_name"]))
+            picture = cv2.imread(str(args.root / image["file_name"]))
             for annotation in people:
                 teach(annotation, picture, teacher, records.part_schema)
-    write_records(args.output, records)
+    write_records(args.root / f"pascal_person_part_train_sides.{args.schema}.json", records)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Protocol
 
-import numpy as np
-
-from ..deploy import OnnxPredictor, default_model
-from ..people import People
-from ..schema import KeypointSchema, PartSchema
+from ..deploy import OnnxPredictor, Predictor, default_model
 from .common import CommandError, faults_in_one_line, require_detectron2
-
-
-class Predictor(Protocol):
-    """What `OnnxPredictor` and `BodyPartsPredictor` have in common."""
-
-    part_schema: PartSchema
-    keypoint_schema: KeypointSchema
-
-    def __call__(self, image: np.ndarray) -> People:
-        """(H, W, 3) BGR uint8 -> the people on it."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,11 +33,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..deploy import Predictor
 from ..people import People
 from ..readers.prepare import positive_int
 from ..records import read_records, whole_file, write_json
 from .common import CommandError, faults_in_one_line
-from .model import Predictor, add_model_arguments, load_predictor
+from .model import add_model_arguments, load_predictor
 from .pictures import find_inputs, output_names, read_picture
 
 PAGE_NAME = "page"

@@ -1,5 +1,5 @@
 """Finding people with an exported model, without torch and Detectron2."""
 
-from .predictor import ModelInfo, OnnxPredictor, default_model
+from .predictor import ModelInfo, OnnxPredictor, Predictor, default_model
 
-__all__ = ["ModelInfo", "OnnxPredictor", "default_model"]
+__all__ = ["ModelInfo", "OnnxPredictor", "Predictor", "default_model"]

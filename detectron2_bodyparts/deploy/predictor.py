@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -93,6 +93,16 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(v) for key, v in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+class Predictor(Protocol):
+    """What `OnnxPredictor` and `BodyPartsPredictor` have in common."""
+
+    part_schema: PartSchema
+    keypoint_schema: KeypointSchema
+
+    def __call__(self, image: np.ndarray) -> People:
+        """(H, W, 3) BGR uint8 -> the people on it."""
 
 
 class OnnxPredictor:

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -41,9 +41,7 @@ from .. import __version__
 from ..drawing import JOINT_THRESHOLD, draw_people
 from ..people import Crop, People
 from ..schema import PartSchema
-
-if TYPE_CHECKING:
-    from ..commands.model import Predictor
+from .predictor import Predictor
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000

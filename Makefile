@@ -11,7 +11,7 @@ BODYPARTS := $(VENV)/bin/bodyparts
 QUICK_START := configs/quick_schedules/synthetic_quick_start.yaml
 TRUTH := $(DEMO)/datasets/synthetic/synthetic_val.bodyparts-7.json
 
-.PHONY: demo demo-trained demo-shipped test lint clean
+.PHONY: demo demo-trained demo-shipped test lint bench clean
 
 $(PY):
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
@@ -60,6 +60,10 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+# Our ways and their alternatives in turns, on one thread; fails where a reach is missed.
+bench: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(PY) -W ignore benchmarks/run.py --json benchmarks.json --plots docs
 
 clean:
 	rm -rf .venv $(DEMO) build *.egg-info

@@ -1,0 +1,209 @@
+"""What a benchmark's row is, and how time and memory are measured for it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+MIB = 2**20
+_FEWEST, _MOST = 3, 200  # repetitions
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `run.py` was asked for.
+
+    Args:
+        device: "cpu" or "cuda".
+        quick: sizes that only show that a row runs.
+        folder: an empty one, to write to.
+    """
+
+    device: str
+    quick: bool
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ours against an alternative.
+
+    Args:
+        name: what was measured.
+        compared: both sides, in words.
+        ours, alternative: in ``unit``; no alternative where the bound is on ours alone.
+        unit: of both.
+        reach: the bound on the ratio, or on ours alone; None: for information.
+        at_least: the bound is a lower one.
+        axis, series: for rows of growth: what grows, and the measured points as (size, cost).
+    """
+
+    name: str
+    compared: str
+    ours: float
+    alternative: float | None
+    unit: str
+    reach: float | None
+    at_least: bool = False
+    axis: str = ""
+    series: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """What the reach is a bound on."""
+        return self.ours if self.alternative is None else self.ours / self.alternative
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the reach is met; None where there is none."""
+        if self.reach is None:
+            return None
+        return self.value >= self.reach if self.at_least else self.value <= self.reach
+
+
+LINEAR = 1.1  # a reach of growth: no worse than linear, with room for noise
+BOUNDED = 0.15  # between two sizes of which one is ten times the other: it does not grow
+
+
+def growth_row(
+    name: str, axis: str, series: Sequence[tuple[float, float]], unit: str, reach: float
+) -> Row:
+    """How a cost grows with a size, between the two largest sizes.
+
+    ``ours`` is the growth of the cost, ``alternative`` that of the size: a ratio of 1 is linear.
+
+    Args:
+        axis: what grows.
+        series: (size, cost), ascending.
+        unit: of the cost.
+    """
+    (size_0, cost_0), (size_1, cost_1) = series[-2:]
+    sizes, costs = (", ".join(f"{x:.3g}" for x in column) for column in zip(*series, strict=True))
+    return Row(
+        name,
+        f"{axis} {sizes}: {costs} {unit}",
+        cost_1 / cost_0,
+        size_1 / size_0,
+        "times",
+        reach,
+        axis=axis,
+        series=list(series),
+    )
+
+
+def in_turns(
+    functions: Sequence[Callable[[], Any]], settings: Settings, seconds: float = 10
+) -> list[float]:
+    """The median time of each function, in seconds.
+
+    They run in turns, so that what else the machine does hits all of them. With one thread on a CPU
+    it is the processor's time, the wall clock's where nothing else runs, which other programs
+    disturb less.
+
+    Args:
+        functions: what to time; each is run once before, which may compile, load or allocate.
+        seconds: roughly how long to go on; every function runs at least three times.
+    """
+    first = sum(_timed(function, settings.device) for function in functions)
+    repeat = 1 if settings.quick else int(np.clip(seconds / max(first, 1e-9), _FEWEST, _MOST))
+    times = [[_timed(function, settings.device) for function in functions] for _ in range(repeat)]
+    return np.median(times, axis=0).tolist()
+
+
+def _timed(function: Callable[[], Any], device: str) -> float:
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    _wait(device)
+    start = clock()
+    function()
+    _wait(device)
+    return clock() - start
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(function: Callable[[], Any], settings: Settings) -> float:
+    """MiB that a call takes at its peak, beyond what was held before.
+
+    On a GPU what PyTorch allocates there. Else what Linux counts as resident in this process,
+    whoever allocates it: the mark is set back after memory that is free has been given up. The
+    function should have run before: what is loaded or compiled once is no cost of a call.
+    """
+    gc.collect()
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / MIB
+    libc = ctypes.CDLL(None)
+    # Arrays in pages of their own, or what earlier calls left scattered would count or hide some.
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM = VmRSS
+    before = _high_water_mark()
+    function()
+    peak = _high_water_mark() - before
+    # What glibc comes to by itself, until it is told otherwise: freed pages are kept.
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
+    return peak
+
+
+def _high_water_mark() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def activations(function: Callable[[], Any], module: torch.nn.Module) -> float:
+    """MiB that a forward pass keeps for the backward pass; parameters do not count."""
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = function()
+    del output  # held till here, so that no memory is counted twice or reused
+    return sum(kept.values()) / MIB
+
+
+def compare(
+    name: str,
+    compared: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    settings: Settings,
+    *,
+    time_reach: float | None,
+    memory_reach: float | None = None,
+    per: int = 1,
+    seconds: float = 10,
+) -> list[Row]:
+    """Rows of time and, with a ``memory_reach``, of peak memory.
+
+    Args:
+        per: what the time is divided by, for a time per picture or region.
+    """
+    a, b = (1000 * t / per for t in in_turns([ours, theirs], settings, seconds))
+    rows = [Row(f"{name}, time", compared, a, b, "ms", time_reach)]
+    if memory_reach is not None:
+        a, b = (peak_memory(function, settings) for function in (ours, theirs))
+        rows.append(Row(f"{name}, peak memory", compared, a, b, "MiB", memory_reach))
+    return rows

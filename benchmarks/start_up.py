@@ -1,0 +1,57 @@
+"""One start of training on a file of records: until the first batch is there.
+
+    python benchmarks/start_up.py FILE
+
+A process of its own for `growth`. Prints as JSON: seconds without imports; MiB beyond the imports
+that the main process held at most, and holds once the batch is there; MiB that a worker shares with
+nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import sys
+import time
+from pathlib import Path
+
+from detectron2.config import get_cfg
+
+from detectron2_bodyparts import add_bodyparts_config, get_config_file
+from detectron2_bodyparts.data import register_bodyparts_dataset
+from detectron2_bodyparts.engine import Trainer
+
+
+def memory(file: str, *names: str) -> float:
+    """MiB: the sum of the entries of a file of /proc."""
+    text = Path("/proc", file).read_text()
+    return sum(int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) for name in names) / 1024
+
+
+def main(file: Path) -> None:
+    register_bodyparts_dataset("records", file, file.parent)
+    cfg = get_cfg()
+    add_bodyparts_config(cfg)
+    cfg.merge_from_file(get_config_file("quick_schedules/synthetic_quick_start.yaml"))
+    cfg.DATASETS.TRAIN = ("records",)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    before = memory("self/status", "VmRSS")
+    start = time.perf_counter()
+    batches = iter(Trainer.build_train_loader(cfg))
+    next(batches)
+    seconds = time.perf_counter() - start
+    workers = [process.pid for process in multiprocessing.active_children()]
+    own = [memory(f"{pid}/smaps_rollup", "Private_Clean", "Private_Dirty") for pid in workers]
+    result = {
+        "seconds": seconds,
+        "peak": memory("self/status", "VmHWM") - before,
+        "main": memory("self/status", "VmRSS") - before,
+        "worker": max(own),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

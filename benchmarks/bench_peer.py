@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import time
 import warnings
 from collections import defaultdict
@@ -28,7 +27,9 @@ import onnxruntime
 import torch
 
 from detectron2_bodyparts.deploy import OnnxPredictor, default_model
-from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, read_tfjs_weights
+from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, channel_of, read_tfjs_weights
+from detectron2_bodyparts.readers.pascal_person_part import DATASET, LABELS_FOLDER, read_split
+from detectron2_bodyparts.readers.prepare import datasets_root
 from detectron2_bodyparts.records import read_records
 from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, LSP_14, PASCAL_PERSON_PART, SIDES
 
@@ -36,14 +37,6 @@ SIDE = 513  # BodyPix's longer side
 STRIDE = 16
 LIMB_JOINTS = ("elbow", "wrist", "knee", "ankle")
 PAINT_THRESHOLD = 0.3
-
-
-def eleven(part: str) -> int:
-    """The channel of bodyparts-11 that one of BodyPix's parts belongs to."""
-    if part.endswith("face"):
-        return BODYPARTS_11.index("head")
-    name = part.replace("_hand", "_lower_arm").replace("_foot", "_lower_leg")
-    return BODYPARTS_11.index(name)
 
 
 class Peer:
@@ -65,7 +58,7 @@ class Peer:
                 dynamic_axes={"image": {2: "height", 3: "width"}},
             )
         self._session = onnxruntime.InferenceSession(graph.getvalue(), options)
-        self._labels = np.array([eleven(p) for p in PARTS], np.uint8)
+        self._labels = np.array([BODYPARTS_11.index(channel_of(p)) for p in PARTS], np.uint8)
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(H, W, 3) BGR -> label map of bodyparts-11 (H, W), joints' heatmaps (17, h, w) and the
@@ -123,23 +116,20 @@ def pascal_labels() -> np.ndarray:
     """bodyparts-11's labels as PASCAL-Person-Part's."""
     labels = np.zeros(len(BODYPARTS_11.channels), np.uint8)
     names = PASCAL_PERSON_PART.names_in(BODYPARTS_11)
-    members = {n: (i,) for i, n in enumerate(BODYPARTS_11.channels)} | BODYPARTS_11.all_unions
     for channel in PASCAL_PERSON_PART.parts:
-        labels[list(members[names[channel]])] = PASCAL_PERSON_PART.index(channel)
+        labels[list(BODYPARTS_11.members[names[channel]])] = PASCAL_PERSON_PART.index(channel)
     return labels
 
 
 def compare_parts(ours: OnnxPredictor, peer: Peer, root: Path, limit: int | None) -> dict:
     """mIoU and times of both on val215."""
-    ids = (root / "train.txt").read_text().split()[::8][:limit]
+    ids = read_split(root, "val")[:limit]
     as_pascal = pascal_labels()
     confusion = {name: np.zeros((7, 7), int) for name in ("ours", "BodyPix")}
     times = defaultdict(list)
     for name in ids:
         image = cv2.imread(str(root / "JPEGImages" / f"{name}.jpg"))
-        truth = cv2.imread(
-            str(root / "pascal_person_part_gt" / f"{name}.png"), cv2.IMREAD_GRAYSCALE
-        )
+        truth = cv2.imread(str(root / LABELS_FOLDER / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
         start = time.perf_counter()
         people = ours(image).confident(PAINT_THRESHOLD)
         found = people.view(PASCAL_PERSON_PART).label_map()
@@ -234,9 +224,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="pictures of each set")
     args = parser.parse_args()
-    datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    datasets = datasets_root()
     ours, peer = OnnxPredictor(args.model, threads=args.threads), Peer(args.teacher, args.threads)
-    result = compare_parts(ours, peer, datasets / "pascal_person_part", args.limit)
+    result = compare_parts(ours, peer, datasets / DATASET, args.limit)
     result |= compare_joints(ours, peer, datasets / "lspet", args.limit)
     print(json.dumps(result, indent=1))
 

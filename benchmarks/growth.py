@@ -14,12 +14,12 @@ from typing import Any
 import mapper
 import scenes
 from decoding import heatmaps
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from measure import BOUNDED, LINEAR, Row, Settings, growth_row, in_turns, peak_memory
 from targets import HEIGHT, SIDE, WIDTH, part_masks
 from whole_model import Picture, build, infer, train_step
 
-from detectron2_bodyparts import add_bodyparts_config, get_config_file
+from detectron2_bodyparts.config import load_config
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
 from detectron2_bodyparts.records import Records, write_records
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
@@ -41,10 +41,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def _light_config() -> CfgNode:
     """A small model: what grows does not depend on its width."""
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    cfg.merge_from_file(get_config_file("quick_schedules/synthetic_quick_start.yaml"))
-    return cfg
+    return load_config("quick_schedules/synthetic_quick_start.yaml")
 
 
 def _times(functions: dict[float, Function], settings: Settings) -> list[tuple[float, float]]:

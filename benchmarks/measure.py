@@ -153,18 +153,19 @@ def peak_memory(function: Callable[[], Any], settings: Settings) -> float:
     libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM = VmRSS
-    before = _high_water_mark()
+    before = memory("self/status", "VmHWM")
     function()
-    peak = _high_water_mark() - before
+    peak = memory("self/status", "VmHWM") - before
     # What glibc comes to by itself, until it is told otherwise: freed pages are kept.
     libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
     return peak
 
 
-def _high_water_mark() -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+def memory(file: str, *names: str) -> float:
+    """MiB: the sum of the entries of a file of /proc."""
+    text = Path("/proc", file).read_text()
+    return sum(int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) for name in names) / 1024
 
 
 def activations(function: Callable[[], Any], module: torch.nn.Module) -> float:

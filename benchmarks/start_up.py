@@ -11,29 +11,20 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import re
 import sys
 import time
 from pathlib import Path
 
-from detectron2.config import get_cfg
+from measure import memory
 
-from detectron2_bodyparts import add_bodyparts_config, get_config_file
+from detectron2_bodyparts.config import load_config
 from detectron2_bodyparts.data import register_bodyparts_dataset
 from detectron2_bodyparts.engine import Trainer
 
 
-def memory(file: str, *names: str) -> float:
-    """MiB: the sum of the entries of a file of /proc."""
-    text = Path("/proc", file).read_text()
-    return sum(int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) for name in names) / 1024
-
-
 def main(file: Path) -> None:
     register_bodyparts_dataset("records", file, file.parent)
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    cfg.merge_from_file(get_config_file("quick_schedules/synthetic_quick_start.yaml"))
+    cfg = load_config("quick_schedules/synthetic_quick_start.yaml")
     cfg.DATASETS.TRAIN = ("records",)
     cfg.DATALOADER.NUM_WORKERS = 2
     cfg.SOLVER.IMS_PER_BATCH = 2

@@ -18,17 +18,14 @@ from measure import Row, Settings, compare
 from targets import part_masks
 from torch import nn
 
-from detectron2_bodyparts import add_bodyparts_config, get_config_file
+from detectron2_bodyparts.config import load_config
 
 PEOPLE = 10
 PROPOSALS = 1000
 
 
 def our_config() -> CfgNode:
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    cfg.merge_from_file(get_config_file("bodyparts_rcnn_R_50_FPN_1x.yaml"))
-    return cfg
+    return load_config("bodyparts_rcnn_R_50_FPN_1x.yaml")
 
 
 def _their_config() -> CfgNode:

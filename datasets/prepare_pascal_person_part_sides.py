@@ -12,7 +12,6 @@ teacher is sure and they lie on the person's body. The unions stay known.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, read_tfjs_weights
+from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, channel_of, read_tfjs_weights
+from detectron2_bodyparts.readers.derive import pieces_of
+from detectron2_bodyparts.readers.pascal_person_part import DATASET
+from detectron2_bodyparts.readers.prepare import datasets_root, records_path
 from detectron2_bodyparts.readers.sides import split_sides
 from detectron2_bodyparts.records import (
     decode_mask,
@@ -29,7 +31,14 @@ from detectron2_bodyparts.records import (
     read_records,
     write_records,
 )
-from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17, PartSchema
+from detectron2_bodyparts.schema import (
+    BODYPARTS_7,
+    BODYPARTS_11,
+    COCO_17,
+    PartSchema,
+    get_part_schema,
+    mirrored_name,
+)
 
 SIDE = 16 * 22 + 1  # pixels of the longer side of a person's crop, as the teacher sees it
 MARGIN = 0.2  # of the box's longer side, seen on each side of it
@@ -38,18 +47,6 @@ JOINT_SCORE = 0.5  # least score of a joint, the mean over the picture and its m
 # are near its edge.
 NEAR_BODY = 0.5
 STRIDE = 16
-
-
-def views(union: str) -> tuple[str, ...]:
-    """The teacher's parts, without their side, that make up a union of the schema."""
-    if union.startswith("lower_arm"):
-        return ("lower_arm", "hand")
-    if union.startswith("lower_leg"):
-        return ("lower_leg", "foot")
-    return {
-        "arm": ("upper_arm", "lower_arm", "hand"),
-        "leg": ("upper_leg", "lower_leg", "foot"),
-    }.get(union, (union,))
 
 
 class Teacher:
@@ -83,20 +80,10 @@ class Teacher:
         pixels = torch.from_numpy(crop[:, :, ::-1].copy()).permute(2, 0, 1).float() / 127.5 - 1
         out = self.model(torch.stack([pixels, pixels.flip(2)]))
         parts, joints = out["parts"].softmax(1), out["joints"].sigmoid()
-        mirror = [PARTS.index(_mirrored(p)) + _twin(i) for i, p in enumerate(PARTS)]
+        mirror = [PARTS.index(mirrored_name(part)) for part in PARTS]
         parts = (parts[0] + parts[1].flip(2)[mirror]) / 2
         joints = (joints[0] + joints[1].flip(2)[list(COCO_17.flip_permutation)]) / 2
         return parts.numpy(), joints.numpy(), (x0 - margin, y0 - margin, STRIDE / scale)
-
-
-def _mirrored(part: str) -> str:
-    side, _, rest = part.partition("_")
-    return {"left": f"right_{rest}", "right": f"left_{rest}"}.get(side, part)
-
-
-def _twin(i: int) -> int:
-    """1 for the second of two parts of one name: the limb's back."""
-    return int(i > 0 and PARTS[i] == PARTS[i - 1])
 
 
 def on_pixels(cells: np.ndarray, place: tuple[float, float, float], shape: tuple[int, int]):
@@ -114,13 +101,13 @@ def teach(annotation: dict, image: np.ndarray, teacher: Teacher, schema: PartSch
     shape = image.shape[:2]
     x, y, w, h = annotation["bbox"]
     parts, joints, place = teacher(image, np.array([x, y, x + w, y + h]))
+    pieces = pieces_of(schema, BODYPARTS_11.parts)
     for union, rle in dict(annotation.get("unsided", {})).items():
-        names = views(union)
-        sides = [
-            sum(parts[i] for i, p in enumerate(PARTS) if p in [f"{side}_{n}" for n in names])
-            for side in ("right", "left")
-        ]
-        rightness = (sides[0] - sides[1]) / (sides[0] + sides[1] + 1e-6)
+        right, left = (
+            sum(p for p, part in zip(parts, PARTS, strict=True) if channel_of(part) in channels)
+            for channels in (pieces[schema.channels[i]] for i in schema.unions[union])
+        )
+        rightness = (right - left) / (right + left + 1e-6)
         split = split_sides(decode_mask(rle), on_pixels(rightness, place, shape))
         if split is None:
             continue
@@ -162,12 +149,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     parser.add_argument("--teacher", required=True, help="BodyPix's model-stride16.json")
     parser.add_argument(
         "--root",
         type=Path,
-        default=Path(datasets) / "pascal_person_part",
+        default=datasets_root() / DATASET,
         help="the dataset's folder (default: %(default)s)",
     )
     parser.add_argument(
@@ -178,7 +164,8 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    records = read_records(args.root / f"pascal_person_part_train.{args.schema}.json")
+    schema = get_part_schema(args.schema)
+    records = read_records(records_path(args.root, DATASET, "train", schema))
     teacher = Teacher(args.teacher)
     groups = records.by_image()
     for image in tqdm(records.images, disable=None):
@@ -186,8 +173,8 @@ def main() -> None:
         if people:
             picture = cv2.imread(str(args.root / image["file_name"]))
             for annotation in people:
-                teach(annotation, picture, teacher, records.part_schema)
-    write_records(args.root / f"pascal_person_part_train_sides.{args.schema}.json", records)
+                teach(annotation, picture, teacher, schema)
+    write_records(records_path(args.root, DATASET, "train_sides", schema), records)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import logging
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -78,7 +77,7 @@ class BodyPartsEvaluator(DatasetEvaluator):
                 output["instances"], self._part_schema, self._keypoint_schema
             ).view(self._records.part_schema)
             image_id = picture["image_id"]
-            self._predictions += people.to_annotations(image_id)
+            self._predictions += people.to_annotations(image_id, self._records.keypoint_schema)
             if people.part_probs is not None:
                 truth = true_picture(*self._truths[image_id], self._records.part_schema)
                 self._precision.add(truth, [found_channels(person) for person in people])
@@ -92,11 +91,6 @@ class BodyPartsEvaluator(DatasetEvaluator):
         for some, counted in gathered:
             predictions += some
             precision.merge(counted)
-        for prediction in predictions:
-            if "keypoints" in prediction:
-                points = np.array(prediction["keypoints"]).reshape(-1, 3)
-                points = self._records.keypoint_schema.take(points, self._keypoint_schema)
-                prediction["keypoints"] = points.ravel().tolist()
         if self._output_dir:
             path = Path(self._output_dir) / "predictions.json"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -309,9 +309,8 @@ class People(Sequence[Person]):
         """
         if schema == self.part_schema:
             return self
-        finer = self.part_schema
-        members = {name: (i,) for i, name in enumerate(finer.channels)} | finer.all_unions
-        names = schema.names_in(finer)
+        members = self.part_schema.members
+        names = schema.names_in(self.part_schema)
         probs = self.part_probs
         if probs is not None:
             unions = [probs[:, list(members[names[c]])].sum(axis=1) for c in schema.channels]
@@ -357,10 +356,24 @@ class People(Sequence[Person]):
             "people": [person.to_json() for person in self],
         }
 
-    def to_annotations(self, image_id: int) -> list[dict[str, Any]]:
-        """The people as COCO results: `Person.to_json` with ``image_id`` and ``category_id``."""
+    def to_annotations(
+        self, image_id: int, keypoint_schema: KeypointSchema | None = None
+    ) -> list[dict[str, Any]]:
+        """The people as COCO results: `Person.to_json` with ``image_id`` and ``category_id``.
+
+        Args:
+            image_id: the picture's.
+            keypoint_schema: a dataset's, into whose order joints are brought, matched by name:
+                zeros for those that the model lacks. Left out, they are as the model gives them.
+        """
         ids = {"image_id": image_id, "category_id": PERSON_CATEGORY_ID}
-        return [{**ids, **person.to_json()} for person in self]
+        annotations = [{**ids, **person.to_json()} for person in self]
+        if keypoint_schema is not None and self.keypoints is not None:
+            for annotation in annotations:
+                joints = np.reshape(annotation["keypoints"], (-1, 3))
+                joints = keypoint_schema.take(joints, self.keypoint_schema)
+                annotation["keypoints"] = joints.ravel().tolist()
+        return annotations
 
     def to_supervision(self, channel: str = BODY) -> supervision.Detections:
         """The people as ``Detections`` of the supervision library, to draw, count and follow.

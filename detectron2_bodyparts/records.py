@@ -348,13 +348,18 @@ def _dumps(content: Any) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[IO[str]]:
-    """A temporary text file beside ``path`` that takes its place in the end, if nothing fails."""
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
+    """A temporary file beside ``path`` that takes its place in the end, if nothing fails.
+
+    Args:
+        path: the file; its folder is made where there is none.
+        mode: "w" for text, "wb" for bytes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
-        with os.fdopen(handle, "w") as f:
+        with os.fdopen(handle, mode) as f:
             yield f
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)

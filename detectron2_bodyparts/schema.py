@@ -154,6 +154,11 @@ class PartSchema:
         """`unions` and `limb_unions`: what labels in a coarser schema can tell of this one."""
         return {**self.unions, **self.limb_unions}
 
+    @cached_property
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """Channel, or one of `all_unions` -> the indices of the channels that make it up."""
+        return {name: (i,) for i, name in enumerate(self.channels)} | self.all_unions
+
     def names_in(self, finer: PartSchema) -> dict[str, str]:
         """What this schema's channels and unions are called in a finer one.
 
@@ -164,11 +169,10 @@ class PartSchema:
         Raises:
             ValueError: a channel is none there.
         """
-        known = {*finer.channels, *finer.all_unions}
         names = {}
-        for name in (*self.channels, *self.all_unions):
-            names[name] = name if name in known else name.removesuffix("s")
-            if names[name] not in known:
+        for name in self.members:
+            names[name] = name if name in finer.members else name.removesuffix("s")
+            if names[name] not in finer.members:
                 raise ValueError(f"{self.name} is no view of {finer.name}, which has no {name!r}")
         return names
 

@@ -23,7 +23,7 @@ from .schema import PartSchema, mirrored_name
 if TYPE_CHECKING:
     from detectron2.structures import Instances
 
-PART_BITS = 0x3F  # 0 = no part, 1..P = the channel's index, P+1.. = the schema's unions in order
+PART_BITS = 0x3F  # 0 = no part, 1..P = the channel's index, P+1.. = the schema's all_unions
 BODY_BIT = 0x40
 IGNORE_BIT = 0x80
 

@@ -16,6 +16,7 @@ from detectron2_bodyparts.schema import (
     BODYPARTS_7,
     BODYPARTS_11,
     COCO_17,
+    LSP_14,
     PASCAL_PERSON_PART,
     KeypointSchema,
     PartSchema,
@@ -322,6 +323,19 @@ def test_json_is_coco():
     assert whole["people"] == [
         {k: v for k, v in annotation.items() if k not in ("image_id", "category_id")}
     ]
+
+
+def test_annotations_have_a_datasets_joints_by_name():
+    keypoints = np.zeros((1, 17, 3))
+    keypoints[0, COCO_17.keypoints.index("left_hip")] = (3.5, 2.5, 0.25)
+    people = make_people(
+        np.ones((1, 2, 4, 4)), [[2, 1, 5, 3]], (6, 8), np.array([0.5]), keypoints=keypoints
+    )
+    (annotation,) = people.to_annotations(12, LSP_14)
+    joints = np.reshape(annotation["keypoints"], (14, 3))
+    np.testing.assert_array_equal(joints[LSP_14.keypoints.index("left_hip")], (3, 2, 0.25))
+    # Not -0.5, where a joint at 0 would come to lie.
+    np.testing.assert_array_equal(joints[LSP_14.keypoints.index("neck")], 0)
 
 
 def test_runs_are_those_of_the_whole_mask():

@@ -28,7 +28,7 @@ from ..drawing import JOINT_THRESHOLD
 from ..people import People, Person
 from ..readers.prepare import BadInput, Picture, Shard, prepare
 from ..records import ignore_annotation, person_annotation
-from .common import CommandError, faults_in_one_line
+from .common import INTERRUPTED, CommandError, faults_in_one_line
 from .model import add_model_arguments, load_predictor
 from .pictures import find_pictures, read_picture
 
@@ -37,7 +37,6 @@ from .pictures import find_pictures, read_picture
 # cover 27 of these, with 19 % of the pictures' area (from 0.05 up: 28, with 34 %).
 THRESHOLD = 0.7
 IGNORE_THRESHOLD = 0.2
-INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

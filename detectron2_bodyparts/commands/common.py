@@ -15,6 +15,7 @@ from pycocotools import mask as mask_util
 from ..records import Records, read_records
 from ..schema import BODY, COCO_17, KeypointSchema, get_keypoint_schema, get_part_schema
 
+INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
 PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation")
 
 

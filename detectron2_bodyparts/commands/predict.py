@@ -37,7 +37,7 @@ from ..deploy import Predictor
 from ..people import People
 from ..readers.prepare import positive_int
 from ..records import read_records, whole_file, write_json
-from .common import CommandError, faults_in_one_line
+from .common import INTERRUPTED, CommandError, faults_in_one_line
 from .model import add_model_arguments, load_predictor
 from .pictures import find_inputs, output_names, read_picture
 
@@ -46,7 +46,6 @@ PAGE_PICTURES = 20  # that `predict --page` puts on its page
 # Least score of a dataset's people; Detectron2's default for evaluation.
 DATASET_THRESHOLD = 0.05
 TOLERANCE = 1.0  # seconds by which a whole video may end before it says
-INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -325,12 +324,7 @@ def predict_dataset(args: argparse.Namespace, stop: threading.Event) -> bool:
             say(f"skipped, no readable picture of {size[1]}x{size[0]}: {picture}")
             continue
         people = predictor(image).view(records.part_schema)
-        for person in people.to_annotations(record["id"]):
-            if "keypoints" in person:
-                points = np.reshape(person["keypoints"], (-1, 3))
-                points = records.keypoint_schema.take(points, predictor.keypoint_schema)
-                person["keypoints"] = points.ravel().tolist()
-            predictions.append(person)
+        predictions += people.to_annotations(record["id"], records.keypoint_schema)
     write_json(path, predictions)
     print(f"{len(predictions)} people: {path}")
     return all_read

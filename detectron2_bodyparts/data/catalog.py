@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..readers.prepare import datasets_root
 from ..records import PERSON_CATEGORY_ID, read_records
 from ..schema import (
     BODYPARTS_7,
@@ -196,4 +197,4 @@ def register_all(root: str | os.PathLike) -> None:
                 )
 
 
-register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+register_all(datasets_root())

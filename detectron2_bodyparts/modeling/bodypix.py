@@ -19,23 +19,38 @@ from torch import nn
 
 from .mobilenet import MobileNetV1
 
-# BodyPix's channels, in its order, without the tail that names front and back.
+
+def _front_and_back(*parts: str) -> tuple[str, ...]:
+    return tuple(f"{part}_{end}" for part in parts for end in ("front", "back"))
+
+
+# BodyPix's channels, in its order.
 PARTS = (
     "left_face",
     "right_face",
-    *(f"{side}_upper_arm" for side in ("left", "right") for _ in range(2)),
-    *(f"{side}_lower_arm" for side in ("left", "right") for _ in range(2)),
+    *_front_and_back("left_upper_arm", "right_upper_arm", "left_lower_arm", "right_lower_arm"),
     "left_hand",
     "right_hand",
-    *("torso",) * 2,
-    *(f"{side}_upper_leg" for side in ("left", "right") for _ in range(2)),
-    *(f"{side}_lower_leg" for side in ("left", "right") for _ in range(2)),
+    *_front_and_back("torso"),
+    *_front_and_back("left_upper_leg", "right_upper_leg", "left_lower_leg", "right_lower_leg"),
     "left_foot",
     "right_foot",
 )
 # Its output -> the last part of the TensorFlow scope its weights lie in.
-_HEADS = {"segments": "segment_2", "parts": "part_heatmap_2", "joints": "heatmap_2"}
-_HEADS["offsets"] = "offset_2"
+_HEADS = {
+    "segments": "segment_2",
+    "parts": "part_heatmap_2",
+    "joints": "heatmap_2",
+    "offsets": "offset_2",
+}
+
+
+def channel_of(part: str) -> str:
+    """The channel of bodyparts-11 in which one of ``PARTS`` lies."""
+    if part.endswith("_face"):
+        return "head"
+    part = part.removesuffix("_front").removesuffix("_back")
+    return part.replace("_hand", "_lower_arm").replace("_foot", "_lower_leg")
 
 
 def read_tfjs_weights(model: str | PathLike[str]) -> dict[str, np.ndarray]:

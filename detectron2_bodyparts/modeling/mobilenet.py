@@ -16,7 +16,7 @@ _BLOCKS = (
     (128, 1),
     (256, 2),
     (256, 1),
-    *[(512, 2)],
+    (512, 2),
     *[(512, 1)] * 7,
 )
 # Blocks (0-based) whose output an FPN may take: the last of each resolution.

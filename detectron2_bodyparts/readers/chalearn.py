@@ -37,7 +37,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..records import person_annotation
+from ..records import person_annotation, whole_file
 from ..schema import COCO_17, PartSchema
 from .prepare import (
     BadInput,
@@ -50,7 +50,6 @@ from .prepare import (
     prepare,
     records_path,
     run_splits,
-    write_whole,
 )
 
 DATASET = "chalearn"
@@ -256,7 +255,8 @@ def _read_frame(name: str, frame: _Frame, files: _Files, root: Path, schema: Par
     if files.zip is not None:
         picture = PurePosixPath(frame.picture).name
         file_name = f"{FRAMES}/{files.path.stem}/{picture}"
-        write_whole(root / file_name, data)
+        with whole_file(root / file_name, "wb") as f:
+            f.write(data)
     return Picture(file_name, height, width, people)
 
 

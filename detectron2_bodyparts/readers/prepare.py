@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..records import RecordError, Records, stream_records, write_json
+from ..records import RecordError, Records, stream_records, whole_file, write_json
 from ..schema import BODY, KeypointSchema, PartSchema, get_part_schema
 
 _EXAMPLES = 3  # names a summary gives for each reason
@@ -329,21 +329,13 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
 def write_picture(path: str | os.PathLike, image: np.ndarray, *, quality: int = 95) -> None:
     """Write a BGR uint8 (H, W, 3) picture as JPEG, whole or not at all."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    write_whole(path, data.tobytes())
-
-
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file, and its folder where there is none, at once or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with whole_file(path, "wb") as f:
+        f.write(data)
 
 
 def datasets_root() -> Path:
     """Where datasets lie, as Detectron2 has it: ``$DETECTRON2_DATASETS``, else ``datasets``."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def records_path(root: str | os.PathLike, dataset: str, split: str, schema: PartSchema) -> Path:

@@ -16,10 +16,12 @@ from detectron2_bodyparts import add_bodyparts_config
 from detectron2_bodyparts.modeling.bodypix import (
     PARTS,
     BodyPix,
+    channel_of,
     mobilenet_state_dict,
     read_tfjs_weights,
 )
 from detectron2_bodyparts.modeling.mobilenet import MobileNetV1
+from detectron2_bodyparts.schema import BODYPARTS_11
 
 
 @pytest.fixture
@@ -83,10 +85,20 @@ def test_imported_weights_give_what_bodypix_gives(bodypix_file):
 
 
 def test_bodypix_has_twenty_four_parts_of_which_left_and_right_alternate():
-    assert len(PARTS) == 24
-    assert PARTS.index("left_upper_arm") == 2 and PARTS.index("right_upper_arm") == 4
-    assert PARTS[12] == PARTS[13] == "torso"
+    assert len(PARTS) == len(set(PARTS)) == 24
+    assert PARTS[2:4] == ("left_upper_arm_front", "left_upper_arm_back")
+    assert PARTS.index("right_upper_arm_front") == 4
+    assert PARTS[12:14] == ("torso_front", "torso_back")
     assert PARTS[-2:] == ("left_foot", "right_foot")
+
+
+def test_bodypix_parts_lie_in_the_channels_of_eleven():
+    channels = [channel_of(part) for part in PARTS]
+    assert {*channels} == {*BODYPARTS_11.parts}
+    assert channels.count("head") == channels.count("torso") == 2
+    assert channels.count("right_lower_arm") == channels.count("left_lower_leg") == 3
+    assert channel_of("right_hand") == "right_lower_arm"
+    assert channel_of("left_upper_leg_back") == "left_upper_leg"
 
 
 def tiny_weights() -> dict[str, np.ndarray]:

@@ -291,6 +291,10 @@ def test_arguments(monkeypatch, tmp_path, capsys):
         with pytest.raises(SystemExit):
             parser.parse_args(bad)
     assert "expected at least 1, found 0" in capsys.readouterr().err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/sets")
+    args = argument_parser("words", "some_set", ["bodyparts-7"]).parse_args([])
+    assert args.root == tmp_path / "sets" / "some_set"
     monkeypatch.delenv("DETECTRON2_DATASETS")
     args = argument_parser("words", "some_set", ["bodyparts-7"]).parse_args([])
     assert args.root == Path("datasets") / "some_set"

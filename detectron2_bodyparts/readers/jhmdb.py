@@ -26,7 +26,6 @@ Cleaning, each step a function of its own that can be switched off:
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -40,6 +39,7 @@ import scipy.io
 
 from ..records import RecordError, person_annotation
 from ..schema import BODY, JHMDB_15, PartSchema
+from .joints import add_joint_arguments, drop_outside_joints, shift_joints
 from .prepare import (
     BadInput,
     LeftOut,
@@ -80,21 +80,6 @@ _CHANNELS: dict[str, tuple[str, ...]] = {
     ),
 }
 _LABELS = 10
-
-
-def shift_joints(joints: np.ndarray) -> np.ndarray:
-    """(..., 3) joints of x, y, v from MATLAB's 1-based coordinates to pixel indices: minus 1."""
-    return joints - (1, 1, 0)
-
-
-def drop_outside_joints(joints: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(..., 3) joints in pixel indices; those outside the frame become not labelled (v = 0).
-
-    The frame reaches half a pixel beyond the centres of its outermost pixels.
-    """
-    x, y, v = np.moveaxis(joints, -1, 0)
-    inside = (x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)
-    return np.stack([x, y, np.where(inside, v, 0)], axis=-1)
 
 
 def read_split(
@@ -411,18 +396,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="take only the clips named in FILE, one a line, e.g. sub-JHMDB's; the records are"
         f" then called {SUB_DATASET}_...",
     )
-    parser.add_argument(
-        "--shift-joints",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="1-based joints to pixel indices (default: yes)",
-    )
-    parser.add_argument(
-        "--drop-outside-joints",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="joints outside the frame are not labelled (default: yes)",
-    )
+    add_joint_arguments(parser)
     args = parser.parse_args(argv)
     if args.clips is not None and not args.clips.is_file():
         parser.error(f"{args.clips}: expected a list of clips, found no file")

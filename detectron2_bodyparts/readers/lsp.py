@@ -32,7 +32,7 @@ import scipy.io
 
 from ..records import RecordError, person_annotation
 from ..schema import LSP_14, PartSchema
-from .jhmdb import drop_outside_joints, shift_joints
+from .joints import add_joint_arguments, drop_outside_joints, shift_joints
 from .prepare import (
     LeftOut,
     Picture,
@@ -229,18 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=["train", "val"],
         help="train and val, of Leeds Sports Pose train and test (default: train val)",
     )
-    parser.add_argument(
-        "--shift-joints",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="1-based joints to pixel indices (default: yes)",
-    )
-    parser.add_argument(
-        "--drop-outside-joints",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="joints outside the picture are not labelled (default: yes)",
-    )
+    add_joint_arguments(parser)
     parser.add_argument(
         "--drop-implausible",
         action=argparse.BooleanOptionalAction,

@@ -13,13 +13,12 @@ from pycocotools.coco import COCO
 
 from detectron2_bodyparts.readers.jhmdb import (
     SPLITS,
-    drop_outside_joints,
     prepare_jhmdb,
     read_clip,
     read_clip_list,
     read_split,
-    shift_joints,
 )
+from detectron2_bodyparts.readers.joints import drop_outside_joints, shift_joints
 from detectron2_bodyparts.readers.prepare import BadInput
 from detectron2_bodyparts.records import (
     RecordError,

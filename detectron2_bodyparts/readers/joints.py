@@ -1,0 +1,38 @@
+"""Cleaning of joints that come from MATLAB files, and the commands' switches for it."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+
+def shift_joints(joints: np.ndarray) -> np.ndarray:
+    """(..., 3) joints of x, y, v from MATLAB's 1-based coordinates to pixel indices: minus 1."""
+    return joints - (1, 1, 0)
+
+
+def drop_outside_joints(joints: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(..., 3) joints in pixel indices; those outside the picture become not labelled (v = 0).
+
+    The picture reaches half a pixel beyond the centres of its outermost pixels.
+    """
+    x, y, v = np.moveaxis(joints, -1, 0)
+    inside = (x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)
+    return np.stack([x, y, np.where(inside, v, 0)], axis=-1)
+
+
+def add_joint_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--no-shift-joints`` and ``--no-drop-outside-joints``."""
+    parser.add_argument(
+        "--shift-joints",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="1-based joints to pixel indices (default: yes)",
+    )
+    parser.add_argument(
+        "--drop-outside-joints",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="joints outside the picture are not labelled (default: yes)",
+    )

@@ -1,217 +1,272 @@
-"""A model beside BodyPix 0.75 on real pictures, both on the CPU by ONNX Runtime.
+"""A model beside BodyPix 0.75 on real pictures, both on the CPU by ONNX Runtime, in one run.
 
-    python benchmarks/bench_peer.py --model bodyparts.onnx --teacher model-stride16.json
+    python benchmarks/bench_peer.py --teacher model-stride16.json \\
+      $DETECTRON2_DATASETS/pascal_person_part/pascal_person_part_val.bodyparts-11.json \\
+      $DETECTRON2_DATASETS/lspet/lspet_val.bodyparts-11.json
 
-On PASCAL-Person-Part's val215: mIoU of its six classes and background, of the label maps of whole
-pictures. On Leeds Sports Pose Extended's validation pictures: of the elbows, wrists, knees and
-ankles that lie in a predicted limb, how many lie in one of the other side (``swapped``), and PCK at
-0.2 of the torso. Milliseconds a picture, by how many people there are.
+Of every file of records (pictures and label maps lie beside it):
 
-BodyPix knows no instances: of its joints those with the best heatmap inside the labelled person's
-box are taken, which favours it.
+mIoU      of the whole picture's label map, where PASCAL-Person-Part's are there: its six classes
+          and the background.
+metrics   of people, as `detectron2_bodyparts.metrics` has them. BodyPix's people are what its maps
+          show inside the true boxes, with a score of 1: it cannot miss anybody, and finds nobody
+          who is not there.
+swapped   of the labelled elbows, wrists, knees and ankles that lie in a predicted limb, how many
+          lie in one of the other side.
+
+In square brackets 95 % intervals: 1,000 bootstrap samples of the pictures. Then milliseconds a
+picture of one, three and ten people (the same persons, cut out and put side by side), and memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import multiprocessing
+import resource
+import tempfile
 import time
-import warnings
-from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
-import torch
+from peer import Maps, Peer, export_peer, person_in_box
 
 from detectron2_bodyparts.deploy import OnnxPredictor, default_model
-from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, channel_of, read_tfjs_weights
-from detectron2_bodyparts.readers.pascal_person_part import DATASET, LABELS_FOLDER, read_split
-from detectron2_bodyparts.readers.prepare import datasets_root
-from detectron2_bodyparts.records import read_records
-from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, LSP_14, PASCAL_PERSON_PART, SIDES
+from detectron2_bodyparts.metrics import evaluate
+from detectron2_bodyparts.people import People
+from detectron2_bodyparts.readers.pascal_person_part import LABELS_FOLDER
+from detectron2_bodyparts.records import Records, read_records
+from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, PASCAL_PERSON_PART, SIDES
 
-SIDE = 513  # BodyPix's longer side
-STRIDE = 16
+BOTH = ("ours", "BodyPix")
 LIMB_JOINTS = ("elbow", "wrist", "knee", "ankle")
 PAINT_THRESHOLD = 0.3
+SAMPLES = 1000
+CANVAS = (375, 500)  # H, W of the pictures for times: VOC's usual size
+CROWDS = {1: (1, 1), 3: (1, 3), 10: (2, 5)}  # people: rows and columns
+CROWD_PICTURES = 8
+METRICS = {
+    "bbox": ("AP", "AP50"),
+    "body": ("AP", "AP50"),
+    "parts": ("AP", "AP50"),
+    "parsing": ("APr_vol_official", "APp_vol", "APp_50", "PCP_50"),
+    "keypoints": ("AP", "AP50"),
+    "pck": ("PCK@0.2_torso",),
+    "sides": ("confusion", "pairs"),
+}
 
 
-class Peer:
-    """BodyPix as one ONNX graph, and what its users do with the answer."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        graph = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                _Outputs(BodyPix(read_tfjs_weights(model))),
-                (torch.zeros(1, 3, 65, 97),),
-                graph,
-                dynamo=False,
-                input_names=["image"],
-                output_names=["segments", "parts", "joints", "offsets"],
-                dynamic_axes={"image": {2: "height", 3: "width"}},
-            )
-        self._session = onnxruntime.InferenceSession(graph.getvalue(), options)
-        self._labels = np.array([BODYPARTS_11.index(channel_of(p)) for p in PARTS], np.uint8)
-
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(H, W, 3) BGR -> label map of bodyparts-11 (H, W), joints' heatmaps (17, h, w) and the
-        picture positions of their cells (2, 17, h, w), x then y, offsets included."""
-        height, width = image.shape[:2]
-        scale = SIDE / max(height, width)
-        size = [max(round((n * scale - 1) / STRIDE), 1) * STRIDE + 1 for n in (width, height)]
-        pixels = cv2.resize(image, size)[:, :, ::-1].astype(np.float32) / 127.5 - 1
-        segments, parts, joints, offsets = self._session.run(
-            None, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
-        )
-        up = self._upsample(np.concatenate([segments[0], parts[0]]), size, (width, height))
-        labels = self._labels[up[:, :, 1:].argmax(axis=2)]
-        labels[up[:, :, 0] < 0] = 0
-        rows, columns = np.mgrid[: joints.shape[2], : joints.shape[3]] * STRIDE
-        x = (columns + offsets[0, 17:]) * ((width - 1) / (size[0] - 1))
-        y = (rows + offsets[0, :17]) * ((height - 1) / (size[1] - 1))
-        return labels, joints[0], np.stack([x, y])
-
-    @staticmethod
-    def _upsample(maps: np.ndarray, inner: list[int], size: tuple[int, int]) -> np.ndarray:
-        """Cells lie at every 16th pixel of the inner size, the first and last at its corners."""
-        step = [(inner[i] - 1) / STRIDE / (size[i] - 1) for i in (0, 1)]
-        warp = np.array([[step[0], 0, 0], [0, step[1], 0]])
-        channels = [
-            cv2.warpAffine(
-                m,
-                warp,
-                size,
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            for m in maps
-        ]
-        return np.stack(channels, axis=2)
+def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> dict[str, Any]:
+    """Everything that a file of records can tell of both."""
+    records = read_records(file)
+    records.images = records.images[:limit]
+    kept = {image["id"] for image in records.images}
+    records.annotations = [a for a in records.annotations if a["image_id"] in kept]
+    groups = records.by_image()
+    schema, joints = records.part_schema, records.keypoint_schema
+    found: dict[str, list[dict]] = {name: [] for name in BOTH}
+    confusions: dict[str, list[np.ndarray]] = {name: [] for name in BOTH}
+    swaps: dict[str, list[tuple[int, int]]] = {name: [] for name in BOTH}
+    for image in records.images:
+        picture = cv2.imread(str(file.parent / image["file_name"]))
+        people, maps = ours(picture), peer(picture)
+        persons = [a for a in groups[image["id"]] if not a["iscrowd"]]
+        found["ours"] += people.view(schema).to_annotations(image["id"], joints)
+        for person in persons:
+            x, y, w, h = person["bbox"]
+            answer = person_in_box(maps, np.array([x, y, x + w, y + h]), schema, joints)
+            found["BodyPix"].append({"image_id": image["id"], **answer})
+        labels = {"ours": people.confident(PAINT_THRESHOLD).label_map(), "BodyPix": maps.labels}
+        for name in BOTH:
+            swaps[name].append(count_swaps(persons, joints.keypoints, labels[name]))
+        truth = file.parent / LABELS_FOLDER / f"{Path(image['file_name']).stem}.png"
+        if truth.is_file():
+            true = cv2.imread(str(truth), cv2.IMREAD_GRAYSCALE)
+            labels["ours"] = people.confident(PAINT_THRESHOLD).view(PASCAL_PERSON_PART).label_map()
+            labels["BodyPix"] = _AS_PASCAL[maps.labels]
+            for name in BOTH:
+                pairs = 7 * true[true < 7].astype(int) + labels[name][true < 7]
+                confusions[name].append(np.bincount(pairs, minlength=49).reshape(7, 7))
+    return {
+        "pictures": len(records.images),
+        "people": sum(not a["iscrowd"] for a in records.annotations),
+        **(_label_map_figures(confusions) if confusions["ours"] else {}),
+        **_people_figures(records, found),
+        **_swap_figures(swaps),
+    }
 
 
-class _Outputs(torch.nn.Module):
-    def __init__(self, model: BodyPix) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.model(image).values())
-
-
-def mean_iou(confusion: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean and each class's intersection over union, in percent, of a (truth, prediction) count."""
-    hits = np.diag(confusion)
-    iou = 100 * hits / (confusion.sum(0) + confusion.sum(1) - hits)
-    return float(iou.mean()), iou
-
-
-def pascal_labels() -> np.ndarray:
+def _pascal_labels() -> np.ndarray:
     """bodyparts-11's labels as PASCAL-Person-Part's."""
     labels = np.zeros(len(BODYPARTS_11.channels), np.uint8)
     names = PASCAL_PERSON_PART.names_in(BODYPARTS_11)
     for channel in PASCAL_PERSON_PART.parts:
-        labels[list(BODYPARTS_11.members[names[channel]])] = PASCAL_PERSON_PART.index(channel)
+        members = BODYPARTS_11.members[names[channel]]
+        labels[list(members)] = PASCAL_PERSON_PART.index(channel)
     return labels
 
 
-def compare_parts(ours: OnnxPredictor, peer: Peer, root: Path, limit: int | None) -> dict:
-    """mIoU and times of both on val215."""
-    ids = read_split(root, "val")[:limit]
-    as_pascal = pascal_labels()
-    confusion = {name: np.zeros((7, 7), int) for name in ("ours", "BodyPix")}
-    times = defaultdict(list)
-    for name in ids:
-        image = cv2.imread(str(root / "JPEGImages" / f"{name}.jpg"))
-        truth = cv2.imread(str(root / LABELS_FOLDER / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
-        start = time.perf_counter()
-        people = ours(image).confident(PAINT_THRESHOLD)
-        found = people.view(PASCAL_PERSON_PART).label_map()
-        middle = time.perf_counter()
-        labels, _, _ = peer(image)
-        times[len(people)].append((middle - start, time.perf_counter() - middle))
-        for which, map_ in (("ours", found), ("BodyPix", as_pascal[labels])):
-            pairs = 7 * truth[truth < 7].astype(int) + map_[truth < 7]
-            confusion[which] += np.bincount(pairs, minlength=49).reshape(7, 7)
-    names = ("background", *PASCAL_PERSON_PART.parts)
+_AS_PASCAL = _pascal_labels()
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Each class's intersection over union, in percent, of (..., truth, prediction) counts."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return 100 * hits / (confusion.sum(axis=-2) + confusion.sum(axis=-1) - hits)
+
+
+def interval(values: np.ndarray, figure: Callable[[np.ndarray], float]) -> str:
+    """The figure of the sum over pictures, and its 95 % interval.
+
+    Args:
+        values: (pictures, ...) counts.
+        figure: of such counts' sum.
+    """
+    rng = np.random.default_rng(0)
+    count = len(values)
+    samples = [
+        figure(np.tensordot(np.bincount(rng.integers(0, count, count), minlength=count), values, 1))
+        for _ in range(SAMPLES)
+    ]
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return f"{figure(values.sum(axis=0)):.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _label_map_figures(confusions: dict[str, list[np.ndarray]]) -> dict[str, dict[str, str]]:
+    counts = {name: np.array(values) for name, values in confusions.items()}
+    figures = {
+        "mIoU": {n: interval(c, lambda s: float(class_iou(s).mean())) for n, c in counts.items()}
+    }
+    for i, label in enumerate(("background", *PASCAL_PERSON_PART.parts)):
+        figures[f"IoU {label}"] = {
+            n: f"{class_iou(c.sum(axis=0))[i]:.1f}" for n, c in counts.items()
+        }
+    return figures
+
+
+def _people_figures(records: Records, found: dict[str, list[dict]]) -> dict[str, dict[str, str]]:
+    results = {n: evaluate(records, p, joints=COCO_17.keypoints) for n, p in found.items()}
     return {
-        "pictures": len(ids),
-        "mIoU": {n: round(mean_iou(c)[0], 2) for n, c in confusion.items()},
-        "IoU": {
-            n: dict(zip(names, mean_iou(c)[1].round(1).tolist(), strict=True))
-            for n, c in confusion.items()
-        },
-        "ms by people found": {
-            count: [round(1000 * float(v), 1) for v in np.median(pairs, axis=0)]
-            for count, pairs in sorted(times.items())
-        },
+        f"{group} {name}": {n: f"{r[group][name]:.1f}" for n, r in results.items()}
+        for group, names in METRICS.items()
+        for name in names
+        if not np.isnan(results["ours"].get(group, {}).get(name, np.nan))
     }
 
 
-def compare_joints(ours: OnnxPredictor, peer: Peer, root: Path, limit: int | None) -> dict:
-    """Swapped sides, and PCK, of both on LSPET's validation pictures."""
-    records = read_records(root / "lspet_val.bodyparts-11.json")
+def count_swaps(
+    people: Sequence[dict], joints: Sequence[str], labels: np.ndarray
+) -> tuple[int, int]:
+    """How many labelled limb joints lie in a limb of the other side, and in a limb at all.
+
+    Args:
+        people: records.
+        joints: their joints' names.
+        labels: (H, W), channels of bodyparts-11.
+    """
+    swapped = judged = 0
+    for person in people:
+        for name, (x, y, v) in zip(joints, np.reshape(person["keypoints"], (-1, 3)), strict=True):
+            row, column = round(y), round(x)
+            inside = 0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]
+            if not v or not inside or not name.endswith(LIMB_JOINTS):
+                continue
+            part = BODYPARTS_11.channels[labels[row, column]]
+            kind = "arm" if name.endswith(("elbow", "wrist")) else "leg"
+            if part.startswith(SIDES) and part.endswith(kind):
+                judged += 1
+                swapped += part.split("_")[0] != name.split("_")[0]
+    return swapped, judged
+
+
+def _swap_figures(swaps: dict[str, list[tuple[int, int]]]) -> dict[str, dict[str, str]]:
+    counts = {name: np.array(values) for name, values in swaps.items()}
+    if not counts["ours"][:, 1].sum():
+        return {}
+    return {
+        "swapped %": {
+            n: f"{interval(c, lambda s: 100 * s[0] / max(s[1], 1))} of {c[:, 1].sum()}"
+            for n, c in counts.items()
+        }
+    }
+
+
+def crowds(file: Path) -> dict[int, list[np.ndarray]]:
+    """Pictures of one, three and ten people: single persons of the records' pictures in a grid."""
+    records = read_records(file)
     groups = records.by_image()
-    sided = {i: n for i, n in enumerate(BODYPARTS_11.channels) if n.startswith(SIDES)}
-    swapped = {"ours": [0, 0], "BodyPix": [0, 0]}
-    hits = {"ours": [], "BodyPix": []}
-    shared = [i for i, k in enumerate(LSP_14.keypoints) if k in COCO_17.keypoints]
-    to_coco = [COCO_17.keypoints.index(LSP_14.keypoints[i]) for i in shared]
-    for image in records.images[:limit]:
-        (person,) = (a for a in groups[image["id"]] if not a["iscrowd"])
-        picture = cv2.imread(str(root / image["file_name"]))
-        joints = np.reshape(person["keypoints"], (14, 3))
-        known = joints[:, 2] > 0
-        x, y, w, h = person["bbox"]
-        people = ours(picture).confident(PAINT_THRESHOLD)
-        labels, heat, places = peer(picture)
-        for which, map_ in (("ours", people.label_map()), ("BodyPix", labels)):
-            for name, (px, py, v) in zip(LSP_14.keypoints, joints, strict=True):
-                row, column = int(py), int(px)
-                if not v or not name.endswith(LIMB_JOINTS):
-                    continue
-                if not (0 <= row < map_.shape[0] and 0 <= column < map_.shape[1]):
-                    continue
-                part = sided.get(int(map_[row, column]))
-                if part is not None and part.endswith(("arm", "leg")):
-                    is_arm = name.endswith(("elbow", "wrist"))
-                    if is_arm == part.endswith("arm"):
-                        swapped[which][0] += part.split("_")[0] != name.split("_")[0]
-                        swapped[which][1] += 1
-        names = LSP_14.keypoints
-        ends = [names.index(n) for n in ("right_shoulder", "left_hip")]
-        if not known[ends].all():
-            continue
-        torso = np.linalg.norm(joints[ends[0], :2] - joints[ends[1], :2])
-        found = {"ours": best_joints(people, (x, y, x + w, y + h))}
-        inside = (places[0] >= x) & (places[0] <= x + w) & (places[1] >= y) & (places[1] <= y + h)
-        flat = np.where(inside, heat, -np.inf).reshape(17, -1).argmax(axis=1)
-        found["BodyPix"] = places.reshape(2, 17, -1)[:, np.arange(17), flat].T
-        for which, points in found.items():
-            distance = np.linalg.norm(points[to_coco] - joints[shared, :2], axis=1)
-            hits[which] += (distance[known[shared]] <= 0.2 * torso).tolist()
-    return {
-        "swapped %": {n: [round(100 * s / max(t, 1), 1), t] for n, (s, t) in swapped.items()},
-        "PCK@0.2": {n: [round(100 * float(np.mean(h)), 1), len(h)] for n, h in hits.items()},
-    }
+    alone = []
+    for image in records.images:
+        (first, *others) = groups[image["id"]] or [None]
+        if first is not None and not others and first["bbox"][3] >= CANVAS[0] / 2:
+            alone.append((image["file_name"], first["bbox"]))
+    pictures: dict[int, list[np.ndarray]] = {count: [] for count in CROWDS}
+    for start in range(CROWD_PICTURES):
+        for count, (rows, columns) in CROWDS.items():
+            canvas = np.full((*CANVAS, 3), 127, np.uint8)
+            height, width = CANVAS[0] // rows, CANVAS[1] // columns
+            for i in range(count):
+                name, (x, y, w, h) = alone[(start + i) % len(alone)]
+                picture = cv2.imread(str(file.parent / name))
+                crop = picture[int(y) : int(y + h), int(x) : int(x + w)]
+                scale = 0.9 * min(height / crop.shape[0], width / crop.shape[1])
+                crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                top = i // columns * height + (height - crop.shape[0]) // 2
+                left = i % columns * width + (width - crop.shape[1]) // 2
+                canvas[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+            pictures[count].append(canvas)
+    return pictures
 
 
-def best_joints(people, box: tuple[float, ...]) -> np.ndarray:
-    """(17, 2) pixel indices of the person whose box overlaps most with the true one."""
-    if not len(people):
-        return np.full((17, 2), np.inf)
-    low = np.maximum(people.boxes[:, :2], box[:2])
-    high = np.minimum(people.boxes[:, 2:], box[2:])
-    both = np.prod(np.maximum(high - low, 0), axis=1)
-    area = np.prod(people.boxes[:, 2:] - people.boxes[:, :2], axis=1)
-    union = area + (box[2] - box[0]) * (box[3] - box[1]) - both
-    return people.keypoints[(both / union).argmax(), :, :2] - 0.5
+def times(
+    ours: OnnxPredictor, peer: Peer, pictures: dict[int, list[np.ndarray]], repeats: int = 3
+) -> dict[str, dict[str, str]]:
+    """Median milliseconds from a picture to its label map, in turns."""
+    figures = {}
+    for count, canvases in pictures.items():
+        spent: dict[str, list[float]] = {name: [] for name in BOTH}
+        people = []
+        for _ in range(repeats + 1):
+            for canvas in canvases:
+                start = time.perf_counter()
+                found = ours(canvas).confident(PAINT_THRESHOLD)
+                found.label_map()
+                middle = time.perf_counter()
+                peer(canvas)
+                spent["ours"].append(middle - start)
+                spent["BodyPix"].append(time.perf_counter() - middle)
+                people.append(len(found))
+        medians = {n: 1000 * float(np.median(v[len(canvases) :])) for n, v in spent.items()}
+        figures[f"ms, {count} people ({np.mean(people):.1f} found)"] = {
+            **{n: f"{ms:.0f}" for n, ms in medians.items()},
+            "ratio": f"{medians['ours'] / medians['BodyPix']:.2f}",
+        }
+    return figures
+
+
+def _peak(which: str, model: str, pictures: list[np.ndarray], threads: int, queue: Any) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run: Callable[[np.ndarray], People | Maps]
+    run = OnnxPredictor(model, threads=threads) if which == "ours" else Peer(Path(model), threads)
+    for picture in pictures:
+        run(picture)
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory(models: dict[str, str], pictures: list[np.ndarray], threads: int) -> dict[str, str]:
+    """Peak memory of a process of its own, beyond what it had after its imports, in MiB."""
+    context = multiprocessing.get_context("spawn")
+    figures = {}
+    for which, model in models.items():
+        queue = context.Queue()
+        process = context.Process(target=_peak, args=(which, model, pictures, threads, queue))
+        process.start()
+        figures[which] = f"{queue.get(timeout=300):.0f}"
+        process.join()
+    return figures
 
 
 def main() -> None:
@@ -219,16 +274,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument(
+        "records", nargs="+", type=Path, help="the first one's persons are those for the times"
+    )
     parser.add_argument("--model", default=str(default_model()))
     parser.add_argument("--teacher", required=True, help="BodyPix's model-stride16.json")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="pictures of each set")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args()
-    datasets = datasets_root()
-    ours, peer = OnnxPredictor(args.model, threads=args.threads), Peer(args.teacher, args.threads)
-    result = compare_parts(ours, peer, datasets / DATASET, args.limit)
-    result |= compare_joints(ours, peer, datasets / "lspet", args.limit)
-    print(json.dumps(result, indent=1))
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "bodypix.onnx"
+        export_peer(args.teacher, graph)
+        models = {"ours": args.model, "BodyPix": str(graph)}
+        ours, peer = OnnxPredictor(args.model, threads=args.threads), Peer(graph, args.threads)
+        result: dict[str, Any] = {}
+        for file in args.records:
+            name = f"{file.parent.name}/{file.name}"
+            result[name] = compare(file, ours, peer, args.limit)
+            _print(name, result[name])
+        pictures = crowds(args.records[0])
+        speed = times(ours, peer, pictures)
+        speed["peak memory, MiB"] = memory(models, pictures[10], args.threads)
+        speed["file, MB"] = {n: f"{Path(m).stat().st_size / 1e6:.1f}" for n, m in models.items()}
+        result["speed"] = speed
+        _print(f"speed, {args.threads} threads", speed)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+
+
+def _print(title: str, figures: dict[str, Any]) -> None:
+    counts = ", ".join(f"{v} {k}" for k, v in figures.items() if not isinstance(v, dict))
+    print(f"\n{title}{f': {counts}' if counts else ''}")
+    print(f"{'':36} {'ours':26} BodyPix")
+    for name, row in figures.items():
+        if isinstance(row, dict):
+            more = f"  ratio {row['ratio']}" if "ratio" in row else ""
+            print(f"{name:36} {row['ours']:26} {row['BodyPix']}{more}")
 
 
 if __name__ == "__main__":

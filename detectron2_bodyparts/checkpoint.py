@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +17,45 @@ _BOX_SCORES = "roi_heads.box_predictor.cls_score"
 _BOX_DELTAS = "roi_heads.box_predictor.bbox_pred"
 _MASK_HEAD = "roi_heads.mask_head."
 _KEYPOINT_HEAD = "roi_heads.keypoint_head."
+# What is used in training only: a checkpoint without it is whole.
+_TRAINING_ONLY = "roi_heads.part_segmentation."
+
+# In a file that `export_onnx` wrote: how weights' names begin, and end where they are halved.
+WEIGHTS, HALVED = "model.", ".float16"
+
+
+def read_onnx_weights(
+    path: str | os.PathLike[str], model_weights: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights of a file that `export_onnx` wrote, under their names in the model, in float32.
+
+    Those used in training only are not in it, and batch norms are folded into the convolutions
+    before them: a model that has any finds them missing.
+
+    Args:
+        path: the file.
+        model_weights: the model's ``state_dict``, whose shapes the weights get.
+
+    Raises:
+        ValueError: the file is no ONNX file.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path).graph
+    except DecodeError as e:
+        raise ValueError("expected an ONNX file, found something else") from e
+    weights = {}
+    for stored in graph.initializer:
+        if stored.name.startswith(WEIGHTS):
+            name = stored.name.removeprefix(WEIGHTS).removesuffix(HALVED)
+            values = torch.from_numpy(onnx.numpy_helper.to_array(stored).copy()).float()
+            like = model_weights.get(name)
+            if like is not None and like.numel() == values.numel():
+                values = values.reshape(like.shape)
+            weights[name] = values
+    return weights
 
 
 def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Tensor]) -> bool:
@@ -40,9 +81,9 @@ def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Te
 def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], list[str]]:
     """Part the weights that a checkpoint did not give into those expected to be new and others.
 
-    Expected are the part head, the joint head where the checkpoint has none or its last layer
-    has another number of joints, and everything behind the backbone where the checkpoint is
-    a backbone alone.
+    Expected are the part head and what is used in training only, the joint head where the
+    checkpoint has none or its last layer has another number of joints, and everything behind the
+    backbone where the checkpoint is a backbone alone.
 
     Args:
         missing: names of weights that were not loaded, for want of a value or of its shape.
@@ -60,7 +101,7 @@ def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], li
             return True
         if name.startswith(_KEYPOINT_HEAD):
             return not has_joints or "score_lowres" in name
-        return name.startswith(_MASK_HEAD)
+        return name.startswith((_MASK_HEAD, _TRAINING_ONLY))
 
     return [n for n in missing if expected(n)], [n for n in missing if not expected(n)]
 
@@ -76,7 +117,16 @@ def missing_weights(incompatible: Any, model_weights: dict[str, torch.Tensor]) -
     return sorted({*incompatible.missing_keys, *shapes} & set(model_weights))
 
 
-class BodyPartsCheckpointer(DetectionCheckpointer):
+class _Checkpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer; reads ``bodyparts export``'s files, too."""
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".onnx"):
+            return {"model": read_onnx_weights(filename, self.model.state_dict())}
+        return super()._load_file(filename)
+
+
+class BodyPartsCheckpointer(_Checkpointer):
     """Detectron2's checkpointer; says which weights are new, and whether that was to be expected.
 
     A COCO checkpoint of 80 classes gives a person model its person class.
@@ -117,7 +167,7 @@ def load_report(total: int, missing: list[str], unused: list[str], checkpoint: s
     return "\n".join(lines)
 
 
-class WholeCheckpointer(DetectionCheckpointer):
+class WholeCheckpointer(_Checkpointer):
     """Loads trained models to use them: refuses a checkpoint without all of the model's weights.
 
     Training may start from part of them; a model that lacks some finds nobody, silently.
@@ -146,6 +196,7 @@ class WholeCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         own = self.model.state_dict()
         missing = missing_weights(incompatible, own)
+        missing = [name for name in missing if not name.startswith(_TRAINING_ONLY)]
         if missing:
             some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
             raise ValueError(

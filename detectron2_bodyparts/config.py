@@ -25,6 +25,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     # memory of these heads is proportional to it.
     _C.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 64
 
+    # Weight of a part segmentation of the whole picture that is learned beside the regions' masks;
+    # 0 = none. At inference it is not used.
+    _C.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 0.0
+
     # Basic blocks in each stage of build_small_resnet_fpn_backbone.
     _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)
 

@@ -1,6 +1,8 @@
 """A model as one ONNX file that runs without torch and Detectron2.
 
-`detectron2_bodyparts.deploy.OnnxPredictor` reads it; ``bodyparts export`` is the command.
+`detectron2_bodyparts.deploy.OnnxPredictor` reads it; ``bodyparts export`` is the command. The
+weights keep their names, so that the file is a checkpoint to train on from, too
+(`checkpoint.read_onnx_weights`).
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Mapping
 from os import PathLike
 
 import numpy as np
@@ -19,6 +22,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from . import __version__
+from .checkpoint import HALVED, WEIGHTS
 from .deploy import ModelInfo
 from .schema import get_keypoint_schema, get_part_schema
 
@@ -139,6 +143,7 @@ def export_onnx(
             },
         )
     exported = onnx.load_from_string(recorded.getvalue())
+    name_weights(exported.graph, model.state_dict())
     for output, shape in zip(exported.graph.output, shapes, strict=True):
         for dim, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
             dim.dim_value = size  # where the exporter is not sure, it makes up a name
@@ -146,6 +151,37 @@ def export_onnx(
         halve_weights(exported.graph)
     onnx.helper.set_model_props(exported, info.to_metadata())
     onnx.save(exported, str(path))
+
+
+def name_weights(graph: onnx.GraphProto, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give the weights of a graph their names in the model, in place, where these were lost.
+
+    The exporter unfolds the weights of normalisation layers over a map, and numbers them.
+
+    Args:
+        graph: as torch has exported it from a `_Traceable`.
+        weights: the model's ``state_dict``.
+    """
+    named = {weight.name for weight in graph.initializer}
+    numbered = {
+        weight.name: onnx.numpy_helper.to_array(weight).ravel()
+        for weight in graph.initializer
+        if not weight.name.startswith(WEIGHTS)
+    }
+    names = {}
+    for name, value in weights.items():
+        if WEIGHTS + name not in named:
+            values = value.cpu().numpy().ravel()
+            same = (n for n, v in numbered.items() if np.array_equal(v, values))
+            number = next(same, None)
+            if number is not None:
+                del numbered[number]
+                names[number] = WEIGHTS + name
+    for weight in graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
 
 
 def halve_weights(graph: onnx.GraphProto) -> None:
@@ -159,7 +195,7 @@ def halve_weights(graph: onnx.GraphProto) -> None:
     for weight in graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
         if weight.name in names and np.abs(values).max() <= np.finfo(np.float16).max:
-            stored = f"{weight.name}.float16"
+            stored = weight.name + HALVED
             casts.append(
                 onnx.helper.make_node("Cast", [stored], [weight.name], to=onnx.TensorProto.FLOAT)
             )

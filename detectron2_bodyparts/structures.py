@@ -184,6 +184,12 @@ def loss_weights(instances: Sequence[Instances]) -> torch.Tensor:
     )
 
 
+def target_weights(masks: PartMasks, derived_weight: float) -> torch.Tensor:
+    """(N, C + U): 1 for what is known, ``derived_weight`` for what was derived, else 0."""
+    state = masks.state
+    return torch.where(state == DERIVED, derived_weight, (state != UNKNOWN).float())
+
+
 class PartMasks:
     """Part masks of N people of one picture.
 

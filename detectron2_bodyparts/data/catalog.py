@@ -165,6 +165,13 @@ _DATASETS = (
     ),
     _Dataset("lspet", "lspet", _splits("train", "val"), LSP_14.name, "lsp"),
     _Dataset(
+        "lspet",
+        "lspet",
+        {"train_derived": " --split train --derive-parts"},
+        LSP_14.name,
+        "lsp",
+    ),
+    _Dataset(
         "lsp", "lsp", _splits("train", "test", more=" --root $DETECTRON2_DATASETS/lsp"), LSP_14.name
     ),
     _Dataset("coco", "coco", _splits(*_COCO_SPLITS)),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..schema import BODY, PartSchema, get_part_schema
-from ..structures import DERIVED, UNKNOWN, PartMasks, loss_weights
+from ..structures import UNKNOWN, PartMasks, loss_weights, target_weights
 
 
 def _conv(in_channels: int, out_channels: int, norm: str, *, stride: int = 1) -> Conv2d:
@@ -137,6 +137,29 @@ def _predictor(in_channels: int, num_channels: int, *, cells: int = 1) -> Conv2d
 _DECODERS = {"efficient": EfficientDecoder, "original": OriginalDecoder}
 
 
+def with_unions(
+    logits: torch.Tensor, schema: PartSchema, known: torch.Tensor
+) -> tuple[torch.Tensor, list[int]]:
+    """The logits of the channels and, behind them, of the unions of which something is known.
+
+    Parts exclude one another, so a union is there where the likeliest of its parts is.
+
+    Args:
+        logits: (R, C, H, W).
+        schema: the channels.
+        known: (C + U,) bool, in the order of `target_names`.
+
+    Returns:
+        (R, C', H, W), and the C' indices among `target_names`.
+    """
+    num_channels = logits.shape[1]
+    unions = list(schema.all_unions.values())
+    used = known[num_channels:].nonzero().flatten().tolist()
+    more = [logits[:, list(unions[u])].amax(dim=1, keepdim=True) for u in used]
+    columns = [*range(num_channels), *(num_channels + u for u in used)]
+    return torch.cat([logits, *more], dim=1), columns
+
+
 def part_mask_loss(
     logits: torch.Tensor,
     masks: PartMasks,
@@ -166,16 +189,10 @@ def part_mask_loss(
     """
     targets, valid = masks.crop_and_resize(boxes, logits.shape[-1])
     known = (masks.state != UNKNOWN).to(logits.dtype)
-    weights = torch.where(masks.state == DERIVED, known * derived_weight, known)
+    weights = target_weights(masks, derived_weight).to(logits.dtype)
     if region_weights is not None:
         weights = weights * region_weights[:, None]
-    # Parts exclude one another, so a union is there where the likeliest of its parts is.
-    unions = list(masks.schema.all_unions.values())
-    num_channels = logits.shape[1]
-    used = known[:, num_channels:].any(dim=0).nonzero().flatten().tolist()
-    more = [logits[:, list(unions[u])].amax(dim=1, keepdim=True) for u in used]
-    logits = torch.cat([logits, *more], dim=1)
-    columns = [*range(num_channels), *(num_channels + u for u in used)]
+    logits, columns = with_unions(logits, masks.schema, known.any(dim=0))
     targets, known, weights = (x[:, columns] for x in (targets, known, weights))
     targets = targets.to(logits.dtype)
     valid = valid[:, None].to(logits.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -23,6 +25,9 @@ _BLOCKS = (
 _STAGES = {"res2": 2, "res3": 4, "res4": 12}
 
 
+_relu6 = partial(nn.functional.relu6, inplace=True)
+
+
 class SeparableConv(nn.Module):
     """A 3x3 convolution of each channel by itself, then 1x1; ReLU6 after both."""
 
@@ -35,7 +40,7 @@ class SeparableConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return nn.functional.relu6(self.pointwise(nn.functional.relu6(self.depthwise(x))))
+        return _relu6(self.pointwise(_relu6(self.depthwise(x))))
 
 
 class MobileNetV1(Backbone):
@@ -67,7 +72,7 @@ class MobileNetV1(Backbone):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, 3, H, W), RGB in -1..1 for imported weights -> a feature map for each output."""
         outputs, ends = {}, {i: name for name, i in _STAGES.items()}
-        x = nn.functional.relu6(self.stem(x))
+        x = _relu6(self.stem(x))
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in ends:
@@ -98,10 +103,12 @@ def build_mobilenet_v1_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     bottom_up = MobileNetV1(cfg.MODEL.MOBILENET.WIDTH)
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
-    return FPN(
+    backbone = FPN(
         bottom_up,
         list(_STAGES),
         out_channels,
         cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p4"),
     )
+    # Convolutions of one channel each are two to three times as fast so on a CPU.
+    return backbone.to(memory_format=torch.channels_last)

@@ -8,7 +8,9 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_keyp
 from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Instances, pairwise_iou
 
+from ..schema import get_part_schema
 from .proposals import lies_in, split_ignored
+from .segmentation import PartSegmentation
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -20,6 +22,7 @@ class BodyPartsROIHeads(StandardROIHeads):
       training, spread over its people.
     * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
       pooled, and the trunk is run, once for both.
+    * With ``part_segmentation`` a part segmentation of the whole picture is learned beside them.
     """
 
     @configurable
@@ -29,6 +32,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         ignore_ioa: float = 0.5,
         max_regions_per_image: int = 0,
         share_mask_features: bool = False,
+        part_segmentation: PartSegmentation | None = None,
         **kwargs,
     ) -> None:
         """
@@ -38,6 +42,7 @@ class BodyPartsROIHeads(StandardROIHeads):
             max_regions_per_image: regions of a picture that train the mask and joint heads; 0 = no
                 bound.
             share_mask_features: the joint head takes the mask head's trunk.
+            part_segmentation: trained on the finest feature map that the mask head pools from.
             kwargs: `StandardROIHeads`' own.
         """
         super().__init__(**kwargs)
@@ -46,6 +51,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         self.ignore_ioa = ignore_ioa
         self.max_regions_per_image = max_regions_per_image
         self.share_mask_features = share_mask_features
+        self.part_segmentation = part_segmentation
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
@@ -57,6 +63,16 @@ class BodyPartsROIHeads(StandardROIHeads):
         if shared:
             ret["keypoint_pooler"] = None
             ret["keypoint_head"] = build_keypoint_head(cfg, ret["mask_head"].trunk_shape)
+        if cfg.MODEL.MASK_ON and cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT:
+            finest = input_shape[ret["mask_in_features"][0]]
+            ret["part_segmentation"] = PartSegmentation(
+                finest.channels,
+                finest.stride,
+                get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
+                norm=cfg.MODEL.ROI_MASK_HEAD.NORM,
+                loss_weight=cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT,
+                derived_weight=cfg.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT,
+            )
         return ret
 
     @torch.no_grad()
@@ -78,8 +94,11 @@ class BodyPartsROIHeads(StandardROIHeads):
             return super().forward(images, features, proposals, targets)
         if not targets:
             raise ValueError("training needs targets")
+        more = {}
+        if self.part_segmentation is not None:
+            more = self.part_segmentation(features[self.mask_in_features[0]], targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._forward_box(features, proposals)
+        losses = {**self._forward_box(features, proposals), **more}
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         if self.max_regions_per_image:
             foreground = [spread_over_people(f, self.max_regions_per_image) for f in foreground]

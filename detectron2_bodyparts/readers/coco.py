@@ -45,6 +45,7 @@ from ..schema import (
 )
 from .derive import derive_parts
 from .prepare import (
+    DERIVED,
     BadInput,
     LeftOut,
     Picture,
@@ -58,7 +59,6 @@ from .prepare import (
 )
 
 DATASET = "coco"
-DERIVED = "_derived"  # ending of a split's name whose parts are derived
 _SCHEMAS = tuple(schema.name for schema in (BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART))
 
 

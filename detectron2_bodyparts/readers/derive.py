@@ -111,20 +111,8 @@ def derive_parts(
     Raises:
         ValueError: the schema has another part, or there are not as many joints as names.
     """
-    schema_pieces = pieces_of(part_schema, _PIECES)
-    underivable = [part for part, found in schema_pieces.items() if not found]
-    if underivable:
-        raise ValueError(f"schema {part_schema.name}: no skeleton tells where {underivable} are")
-    if joints.shape != (len(keypoint_schema), 3):
-        raise ValueError(
-            f"expected joints ({len(keypoint_schema)}, 3) of {keypoint_schema.name},"
-            f" found {joints.shape}"
-        )
-    points = {
-        name: joint[:2].astype(float)
-        for name, joint in zip(keypoint_schema.keypoints, joints, strict=True)
-        if joint[2] > 0
-    }
+    schema_pieces = _pieces_or_raise(part_schema)
+    points = _labelled(joints, keypoint_schema)
     hidden = {keypoint_schema.keypoints[i] for i in np.flatnonzero(joints[:, 2] == 1)}
     rows, columns = np.nonzero(body)
     pixels = np.stack([columns, rows], axis=1).astype(np.float32)
@@ -154,6 +142,57 @@ def derive_parts(
     return DerivedParts(parts, ignore)
 
 
+# Without a silhouette, pixels within this many half widths of a bone are its part's, if all others
+# are further away than that.
+_CORE, _OTHERS_AWAY = 0.5, 1.0
+
+
+def derive_cores(
+    joints: np.ndarray,
+    keypoint_schema: KeypointSchema,
+    part_schema: PartSchema,
+    shape: tuple[int, int],
+) -> DerivedParts:
+    """Guess where parts surely are, from a skeleton alone.
+
+    A strip along every bone is its part's; a pixel that is near the bones of two parts, and
+    everything else in the picture, is to be ignored. It says little of shapes, and all that joints
+    tell of sides.
+
+    Args:
+        joints, keypoint_schema, part_schema: as for `derive_parts`.
+        shape: (H, W) of the picture.
+
+    Returns:
+        As `derive_parts`. At the pixels not ignored every part is known, those not listed to be
+        absent.
+
+    Raises:
+        ValueError: as `derive_parts`.
+    """
+    schema_pieces = _pieces_or_raise(part_schema)
+    points = _labelled(joints, keypoint_schema)
+    rows, columns = np.mgrid[: shape[0], : shape[1]].reshape(2, -1)
+    pixels = np.stack([columns, rows], axis=1).astype(np.float32)
+    distances = _distances(pixels, points, neck_is_head=_neck_is_head(part_schema))
+    of_part = {
+        part: np.min([distances[p] for p in pieces if p in distances], axis=0)
+        for part, pieces in schema_pieces.items()
+        if any(p in distances for p in pieces)
+    }
+    parts = {}
+    for part, distance in of_part.items():
+        # The torso is nowhere nearer than _INSIDE_TORSO, and other parts may be in front of it.
+        core = distance <= (_INSIDE_TORSO if part == "torso" else _CORE)
+        for other, away in of_part.items():
+            if other not in (part, "torso"):
+                core &= away > _OTHERS_AWAY
+        if core.any():
+            parts[part] = core.reshape(shape)
+    anywhere = np.any([*parts.values(), np.zeros(shape, dtype=bool)], axis=0)
+    return DerivedParts(parts, ~anywhere)
+
+
 def pieces_of(schema: PartSchema, pieces: Iterable[str]) -> dict[str, list[str]]:
     """Part of the schema -> those of the pieces it is the union of; an empty list where of none.
 
@@ -170,6 +209,27 @@ def pieces_of(schema: PartSchema, pieces: Iterable[str]) -> dict[str, list[str]]
         if part is not None:
             parts[part].append(piece)
     return parts
+
+
+def _pieces_or_raise(schema: PartSchema) -> dict[str, list[str]]:
+    found = pieces_of(schema, _PIECES)
+    underivable = [part for part, pieces in found.items() if not pieces]
+    if underivable:
+        raise ValueError(f"schema {schema.name}: no skeleton tells where {underivable} are")
+    return found
+
+
+def _labelled(joints: np.ndarray, schema: KeypointSchema) -> dict[str, np.ndarray]:
+    """Joint -> (2,) of x, y, of those that are labelled."""
+    if joints.shape != (len(schema), 3):
+        raise ValueError(
+            f"expected joints ({len(schema)}, 3) of {schema.name}, found {joints.shape}"
+        )
+    return {
+        name: joint[:2].astype(float)
+        for name, joint in zip(schema.keypoints, joints, strict=True)
+        if joint[2] > 0
+    }
 
 
 def _neck_is_head(schema: PartSchema) -> bool:

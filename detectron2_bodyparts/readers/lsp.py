@@ -7,6 +7,9 @@ has ``names.txt``, the file names in the order of its own joints.
 What is known: the joints. Body and parts are unknown, and so is everybody else in the picture:
 pictures are not exhaustive. The box is the joints' hull, enlarged (`records.JOINT_HULL_MARGIN`).
 
+On request, a strip along every bone is taken for its part (`derive_cores`): the sides of parts, of
+which label maps without sides know nothing. They are marked as derived.
+
 The extended set flags a joint 1 where it was labelled, 0 where it was not and has no position.
 Leeds Sports Pose has a position for every joint and flags those that are hidden.
 
@@ -32,8 +35,10 @@ import scipy.io
 
 from ..records import RecordError, person_annotation
 from ..schema import LSP_14, PartSchema
+from .derive import derive_cores
 from .joints import add_joint_arguments, drop_outside_joints, shift_joints
 from .prepare import (
+    DERIVED,
     LeftOut,
     Picture,
     Shard,
@@ -134,6 +139,7 @@ def read_image(
     shift: bool = True,
     drop_outside: bool = True,
     drop_implausible: bool = True,
+    derive: bool = False,
 ) -> Shard:
     """One picture and its one labelled person.
 
@@ -145,6 +151,7 @@ def read_image(
         shift: apply `shift_joints`.
         drop_outside: apply `drop_outside_joints`.
         drop_implausible: leave people out who are `is_implausible`.
+        derive: derive the parts along the bones.
 
     Raises:
         BadInput: the picture is missing or cannot be read.
@@ -160,7 +167,13 @@ def read_image(
         return Shard(left_out=[LeftOut(file_name, "no joint is labelled")])
     if drop_implausible and is_implausible(person):
         return Shard(left_out=[LeftOut(file_name, f"a bone over {MAX_BONE} of the median bone")])
-    annotation = person_annotation(part_schema, LSP_14, shape, keypoints=person)
+    known = {}
+    if derive:
+        cores = derive_cores(person, LSP_14, part_schema, shape)
+        if cores.parts:
+            states = dict.fromkeys(part_schema.parts, "derived")
+            known = {"parts": cores.parts, "states": states, "ignore": cores.ignore}
+    annotation = person_annotation(part_schema, LSP_14, shape, keypoints=person, **known)
     return Shard([Picture(file_name, *shape, [annotation], exhaustive=False)])
 
 
@@ -172,16 +185,20 @@ def prepare_lsp(
     shift: bool = True,
     drop_outside: bool = True,
     drop_implausible: bool = True,
+    derive: bool = False,
     workers: int = 1,
     limit: int | None = None,
 ) -> Summary:
     """Write ``<root>/lspet_<split>.<schema>.json``, of Leeds Sports Pose ``lsp_...``.
 
+    With derived parts the split's name ends in ``_derived``.
+
     Args:
         root: the dataset's folder; which of the two it is, ``joints.mat`` tells.
         split: one of ``SPLITS``.
-        part_schema: any; parts are unknown.
+        part_schema: any; parts are unknown, or derived.
         shift, drop_outside, drop_implausible: cleaning, see `read_image`.
+        derive: derive the parts along the bones; they are marked as derived.
         workers: processes.
         limit: take only the first so many pictures.
 
@@ -201,8 +218,9 @@ def prepare_lsp(
             shift=shift,
             drop_outside=drop_outside,
             drop_implausible=drop_implausible,
+            derive=derive,
         ),
-        records_path(root, dataset, split, part_schema),
+        records_path(root, dataset, split + DERIVED if derive else split, part_schema),
         part_schema,
         LSP_14,
         workers=workers,
@@ -212,6 +230,7 @@ def prepare_lsp(
             "shift_joints": shift,
             "drop_outside_joints": drop_outside,
             "max_bone": MAX_BONE if drop_implausible else None,
+            "parts": "derived along the bones" if derive else "unknown",
         },
     )
 
@@ -236,6 +255,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=True,
         help=f"leave out people with a bone over {MAX_BONE} of their median bone (default: yes)",
     )
+    parser.add_argument(
+        "--derive-parts",
+        action="store_true",
+        help=f"derive parts along the bones; the splits' names then end in {DERIVED}",
+    )
     args = parser.parse_args(argv)
     run_splits(
         prepare_lsp,
@@ -243,4 +267,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         shift=args.shift_joints,
         drop_outside=args.drop_outside_joints,
         drop_implausible=args.drop_implausible,
+        derive=args.derive_parts,
     )

@@ -30,6 +30,7 @@ from ..records import RecordError, Records, stream_records, whole_file, write_js
 from ..schema import BODY, KeypointSchema, PartSchema, get_part_schema
 
 _EXAMPLES = 3  # names a summary gives for each reason
+DERIVED = "_derived"  # ending of a split's name whose parts are derived
 _MAX_CHUNK = 32  # items a process takes at once: more would make the progress bar jump
 
 

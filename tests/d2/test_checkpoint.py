@@ -9,8 +9,9 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
-from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer, new_weights
+from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer, WholeCheckpointer, new_weights
 from detectron2_bodyparts.cli import main
+from detectron2_bodyparts.export import export_onnx
 from detectron2_bodyparts.predictor import BodyPartsPredictor
 
 
@@ -154,3 +155,39 @@ def test_predict_says_so_in_one_line(small_cfg, tmp_path, capsys):
     assert f"error: {weights}: its weights are not this config's" in capsys.readouterr().err
     assert main(command) == 2
     assert "error: MODEL.WEIGHTS is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_exported_model_is_a_checkpoint(small_cfg, tmp_path, caplog, half):
+    small_cfg.merge_from_list(
+        [
+            *("MODEL.BACKBONE.NAME", "build_mobilenet_v1_fpn_backbone", "MODEL.FPN.NORM", ""),
+            *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]),
+            *("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5", "p6"]),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256]]),
+            *("MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "MODEL.ROI_MASK_HEAD.NORM", "GN"),
+            *("MODEL.ROI_KEYPOINT_HEAD.NORM", "GN", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (32,)),
+            *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        ]
+    )
+    trained, fresh = build_model(small_cfg), build_model(small_cfg)
+    for parameter in trained.parameters():  # no two layers alike, as after training
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = str(tmp_path / "model.onnx")
+    export_onnx(trained, small_cfg, path, half=half)
+    with caplog.at_level(logging.INFO, logger="detectron2_bodyparts.checkpoint"):
+        BodyPartsCheckpointer(fresh).load(path)
+    assert "new, as expected: 5 in roi_heads.part_segmentation" in caplog.text
+    assert "NOT EXPECTED" not in caplog.text and "not used" not in caplog.text
+    loaded, tolerance = fresh.state_dict(), 1e-3 if half else 0
+    for name, value in trained.state_dict().items():
+        if "part_segmentation" not in name:
+            torch.testing.assert_close(loaded[name], value, rtol=tolerance, atol=1e-7)
+    WholeCheckpointer(build_model(small_cfg)).load(path)
+
+
+def test_an_onnx_file_that_is_none(small_cfg, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="expected an ONNX file"):
+        WholeCheckpointer(build_model(small_cfg)).load(str(path))

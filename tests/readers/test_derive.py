@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from detectron2_bodyparts.readers.derive import derive_parts
+from detectron2_bodyparts.readers.derive import derive_cores, derive_parts
 from detectron2_bodyparts.readers.figures import render
 from detectron2_bodyparts.readers.synthetic import annotations
 from detectron2_bodyparts.records import Records, decode_mask, write_records
@@ -399,3 +399,43 @@ def test_known_and_empty_parts_of_records(script, pictures, tmp_path):
     (body, parts, _), *_ = script["people_of_records"](path)[0]
     np.testing.assert_array_equal(body, decode_mask(people[0]["segmentation"]))
     assert not parts["head"].any() and "torso" not in parts
+
+
+@by_name
+def test_cores_lie_on_their_own_bones(schema):
+    derived = derive_cores(joints(LSP_14), LSP_14, schema, SHAPE)
+    assert set(derived.parts) == set(schema.parts)
+    assert_partition(derived, np.ones(SHAPE, dtype=bool))
+    whole = derive_parts(BODY, joints(LSP_14), LSP_14, schema).parts
+    for part, core in derived.parts.items():
+        assert not (core & BODY & ~whole[part]).any(), part
+    x, y = (np.array(POINTS["right_elbow"]) + POINTS["right_wrist"]) // 2
+    (part,) = (part for part, core in derived.parts.items() if core[y, x])
+    assert part in ("right_lower_arm", "right_arm", "lower_arms")
+
+
+def test_cores_of_crossed_limbs_are_ignored_where_they_cross():
+    crossed = joints(LSP_14)
+    names = list(LSP_14.keypoints)
+    pair = [names.index("right_wrist"), names.index("left_wrist")]
+    crossed[pair, :2] = crossed[pair[::-1], :2]
+    derived = derive_cores(crossed, LSP_14, BODYPARTS_11, SHAPE)
+    middle = round((POINTS["right_elbow"][1] + POINTS["right_wrist"][1]) / 2)
+    assert derived.ignore[middle, 80]
+
+
+def test_cores_of_a_mirrored_skeleton_are_mirrored():
+    mirrored = joints(LSP_14)[list(LSP_14.flip_permutation)]
+    mirrored[:, 0] = SHAPE[1] - 1 - mirrored[:, 0]
+    there = derive_cores(joints(LSP_14), LSP_14, BODYPARTS_11, SHAPE).parts
+    here = derive_cores(mirrored, LSP_14, BODYPARTS_11, SHAPE).parts
+    for part, core in there.items():
+        np.testing.assert_array_equal(here[mirrored_name(part)], core[:, ::-1])
+
+
+def test_a_bone_without_both_joints_has_no_core():
+    without = joints(LSP_14, without=("left_wrist",))
+    assert "left_lower_arm" not in derive_cores(without, LSP_14, BODYPARTS_11, SHAPE).parts
+    nothing = derive_cores(np.zeros((14, 3)), LSP_14, BODYPARTS_11, SHAPE)
+    assert not nothing.parts
+    assert nothing.ignore.all()

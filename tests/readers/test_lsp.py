@@ -14,7 +14,7 @@ from detectron2_bodyparts.readers.lsp import (
     select_split,
 )
 from detectron2_bodyparts.readers.prepare import BadInput
-from detectron2_bodyparts.records import RecordError, read_records, validate_records
+from detectron2_bodyparts.records import RecordError, decode_mask, read_records, validate_records
 from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, LSP_14, UNION_21
 
 from .conftest import only_person
@@ -233,6 +233,21 @@ def test_missing_pictures_are_left_out(tmp_path):
     root = write_dataset(tmp_path / "lspet", people(2))
     with pytest.raises(BadInput, match="im00003.jpg"):
         read_image("im00003.jpg", root, BODYPARTS_7, {"im00003.jpg": people(1)[0]})
+
+
+def test_parts_along_the_bones(tmp_path):
+    root = write_dataset(tmp_path / "lspet", people())
+    prepare_lsp(root, "train", BODYPARTS_11, derive=True)
+    records = read_records(root / "lspet_train_derived.bodyparts-11.json")
+    person = records.annotations[0]
+    assert person["part_state"] == dict.fromkeys(BODYPARTS_11.parts, "derived")
+    assert "segmentation" not in person
+    x, y = (STANDING[6] + STANDING[7]) / 2 + [1, 0] - 1  # of the second picture, from 0
+    lower_arm = decode_mask(person["part_segmentation"]["right_lower_arm"])
+    assert lower_arm[round(y), round(x)]
+    ignored = decode_mask(person["ignore_segmentation"])
+    parts = [decode_mask(mask) for mask in person["part_segmentation"].values()]
+    np.testing.assert_array_equal(ignored, ~np.any(parts, axis=0))
 
 
 def test_script(run_script, tmp_path):

@@ -11,7 +11,14 @@ BODYPARTS := $(VENV)/bin/bodyparts
 QUICK_START := configs/quick_schedules/synthetic_quick_start.yaml
 TRUTH := $(DEMO)/datasets/synthetic/synthetic_val.bodyparts-7.json
 
-.PHONY: demo demo-trained demo-shipped test lint bench clean
+# For the shipped model: BodyPix's model-stride16.json; where Detectron2 trains; datasets' folder.
+BODYPIX ?= bodypix/model-stride16.json
+DEVICE ?= cpu
+DETECTRON2_DATASETS ?= datasets
+MODEL := configs/bodyparts_rcnn_mobilenet_v1_075_FPN.yaml
+MODEL_OUTPUT ?= output/mobilenet_v1_075
+
+.PHONY: demo demo-trained model test lint bench clean
 
 $(PY):
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
@@ -25,21 +32,13 @@ $(VENV)/installed-base: setup.py pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --editable . onnx
 	touch $@
 
-# Find people on unseen synthetic pictures, measure it and draw it; with Detectron2 by a model that
-# is trained first, else by the one that comes with the package.
+# Find people with the shipped model on the two photographs that come with it. With Detectron2, train
+# one on synthetic pictures, too, measure it on unseen ones and draw these.
 demo: $(VENV)/installed-base
+	$(BODYPARTS) predict detectron2_bodyparts/models/*.jpg --output $(DEMO)/photographs --page --json
 	@if $(PY) -c 'import sys; from importlib.util import find_spec as f; sys.exit(not f("detectron2"))'; \
 	then $(MAKE) --no-print-directory demo-trained; \
-	else echo 'Detectron2 is not installed in $(VENV): no training, the shipped model is run.'; \
-	$(MAKE) --no-print-directory demo-shipped; fi
-
-# $(1): a file that `bodyparts export` wrote
-define FIND_PEOPLE
-	$(BODYPARTS) predict --dataset $(TRUTH) --model $(1) --output $(DEMO)/found
-	$(BODYPARTS) evaluate --annotations $(TRUTH) --predictions $(DEMO)/found/predictions.json
-	$(BODYPARTS) predict $(DEMO)/datasets/synthetic/images/val_00000?.jpg --model $(1) \
-	  --output $(DEMO)/pictures --page
-endef
+	else echo 'Detectron2 is not installed in $(VENV): no training.'; fi
 
 demo-trained: export DETECTRON2_DATASETS = $(DEMO)/datasets
 demo-trained:
@@ -47,11 +46,37 @@ demo-trained:
 	$(PY) train_net.py --config-file $(QUICK_START) OUTPUT_DIR $(DEMO)/output $(TRAIN_OPTS)
 	$(BODYPARTS) export $(DEMO)/bodyparts.onnx --config-file $(QUICK_START) \
 	  --weights $(DEMO)/output/model_final.pth
-	$(call FIND_PEOPLE,$(DEMO)/bodyparts.onnx)
+	$(BODYPARTS) predict --dataset $(TRUTH) --model $(DEMO)/bodyparts.onnx --output $(DEMO)/found
+	$(BODYPARTS) evaluate --annotations $(TRUTH) --predictions $(DEMO)/found/predictions.json
+	$(BODYPARTS) predict $(DEMO)/datasets/synthetic/images/val_00000?.jpg \
+	  --model $(DEMO)/bodyparts.onnx --output $(DEMO)/pictures --page
 
-demo-shipped:
-	$(PY) datasets/prepare_synthetic.py --root $(DEMO)/datasets/synthetic --split val
-	$(call FIND_PEOPLE,detectron2_bodyparts/models/bodyparts.onnx)
+# The shipped model, from data to the exported file (docs/model_card.md). What is there is not made
+# again, and training goes on where it was; large blocks of memory are kept, because on a CPU getting
+# them anew takes up to half of a step.
+PPP := $(DETECTRON2_DATASETS)/pascal_person_part/pascal_person_part
+LSPET := $(DETECTRON2_DATASETS)/lspet/lspet
+model: export MALLOC_MMAP_THRESHOLD_ = 4000000000
+model: export MALLOC_TRIM_THRESHOLD_ = 8000000000
+model: export DETECTRON2_DATASETS := $(DETECTRON2_DATASETS)
+model: $(VENV)/installed $(MODEL_OUTPUT)/backbone.pth \
+    $(PPP)_train_sides.bodyparts-11.json $(LSPET)_train_derived.bodyparts-11.json
+	$(PY) train_net.py --resume --config-file $(MODEL) OUTPUT_DIR $(MODEL_OUTPUT) \
+	  MODEL.WEIGHTS $(MODEL_OUTPUT)/backbone.pth MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
+	$(BODYPARTS) export $(MODEL_OUTPUT)/bodyparts.onnx --half --config-file $(MODEL) \
+	  --weights $(MODEL_OUTPUT)/model_final.pth
+
+$(MODEL_OUTPUT)/backbone.pth: $(BODYPIX)
+	mkdir -p $(MODEL_OUTPUT)
+	$(PY) -m detectron2_bodyparts.modeling.bodypix $(BODYPIX) $@
+
+$(PPP)_train_sides.bodyparts-11.json: $(BODYPIX)
+	$(PY) datasets/prepare_pascal_person_part.py --schema bodyparts-11
+	$(PY) datasets/prepare_pascal_person_part_sides.py --teacher $(BODYPIX)
+
+$(LSPET)_train_derived.bodyparts-11.json:
+	$(PY) datasets/prepare_lsp.py --schema bodyparts-11
+	$(PY) datasets/prepare_lsp.py --schema bodyparts-11 --split train --derive-parts
 
 # Set up and pass the tests. Those that need Detectron2 are skipped, with a line, where it is not.
 test: $(VENV)/installed

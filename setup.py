@@ -30,7 +30,7 @@ setup(
     packages=[*find_packages(include=["detectron2_bodyparts*"]), "detectron2_bodyparts.configs"],
     package_dir={"detectron2_bodyparts.configs": "configs"},
     package_data={
-        "detectron2_bodyparts": ["models/*.onnx", "deploy/page/*"],
+        "detectron2_bodyparts": ["models/*.onnx", "models/*.jpg", "deploy/page/*"],
         "detectron2_bodyparts.configs": ["*.yaml", "*/*.yaml"],
     },
     install_requires=[

@@ -17,8 +17,7 @@ _BOX_SCORES = "roi_heads.box_predictor.cls_score"
 _BOX_DELTAS = "roi_heads.box_predictor.bbox_pred"
 _MASK_HEAD = "roi_heads.mask_head."
 _KEYPOINT_HEAD = "roi_heads.keypoint_head."
-# What is used in training only: a checkpoint without it is whole.
-_TRAINING_ONLY = "roi_heads.part_segmentation."
+_SEGMENTATION = "roi_heads.part_segmentation."
 
 # In a file that `export_onnx` wrote: how weights' names begin, and end where they are halved.
 WEIGHTS, HALVED = "model.", ".float16"
@@ -29,8 +28,7 @@ def read_onnx_weights(
 ) -> dict[str, torch.Tensor]:
     """The weights of a file that `export_onnx` wrote, under their names in the model, in float32.
 
-    Those used in training only are not in it, and batch norms are folded into the convolutions
-    before them: a model that has any finds them missing.
+    Batch norms are folded into the convolutions before them: a model with any finds them missing.
 
     Args:
         path: the file.
@@ -81,9 +79,9 @@ def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Te
 def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], list[str]]:
     """Part the weights that a checkpoint did not give into those expected to be new and others.
 
-    Expected are the part head and what is used in training only, the joint head where the
-    checkpoint has none or its last layer has another number of joints, and everything behind the
-    backbone where the checkpoint is a backbone alone.
+    Expected are the part head and segmentation, the joint head where the checkpoint has none or its
+    last layer has another number of joints, and everything behind the backbone where the
+    checkpoint is a backbone alone.
 
     Args:
         missing: names of weights that were not loaded, for want of a value or of its shape.
@@ -101,7 +99,7 @@ def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], li
             return True
         if name.startswith(_KEYPOINT_HEAD):
             return not has_joints or "score_lowres" in name
-        return name.startswith((_MASK_HEAD, _TRAINING_ONLY))
+        return name.startswith((_MASK_HEAD, _SEGMENTATION))
 
     return [n for n in missing if expected(n)], [n for n in missing if not expected(n)]
 
@@ -196,7 +194,6 @@ class WholeCheckpointer(_Checkpointer):
         incompatible = super()._load_model(checkpoint)
         own = self.model.state_dict()
         missing = missing_weights(incompatible, own)
-        missing = [name for name in missing if not name.startswith(_TRAINING_ONLY)]
         if missing:
             some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
             raise ValueError(

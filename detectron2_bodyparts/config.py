@@ -25,8 +25,8 @@ def add_bodyparts_config(cfg: CN) -> None:
     # memory of these heads is proportional to it.
     _C.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 64
 
-    # Weight of a part segmentation of the whole picture that is learned beside the regions' masks;
-    # 0 = none. At inference it is not used.
+    # Weight of the loss of a part segmentation of the whole picture, from which the regions' masks
+    # start; 0 = there is none.
     _C.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 0.0
 
     # Basic blocks in each stage of build_small_resnet_fpn_backbone.

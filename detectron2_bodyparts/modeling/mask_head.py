@@ -18,7 +18,8 @@ from ..schema import BODY, PartSchema, get_part_schema
 from ..structures import UNKNOWN, PartMasks, loss_weights, target_weights
 
 
-def _conv(in_channels: int, out_channels: int, norm: str, *, stride: int = 1) -> Conv2d:
+def conv_3x3(in_channels: int, out_channels: int, norm: str, *, stride: int = 1) -> Conv2d:
+    """With a ReLU, and a normalisation as `detectron2.layers.get_norm` takes it."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -61,21 +62,21 @@ class EfficientDecoder(nn.Module):
         super().__init__()
         d = conv_dim
         self.trunk_channels = d
-        self.reduce = _conv(in_channels, d, norm)
-        self.down_2 = _conv(d, 2 * d, norm, stride=2)
+        self.reduce = conv_3x3(in_channels, d, norm)
+        self.down_2 = conv_3x3(d, 2 * d, norm, stride=2)
         self.down_4 = nn.Sequential(
-            _conv(2 * d, 2 * d, norm, stride=2),
-            _conv(2 * d, 2 * d, norm),
-            _conv(2 * d, 2 * d, norm),
+            conv_3x3(2 * d, 2 * d, norm, stride=2),
+            conv_3x3(2 * d, 2 * d, norm),
+            conv_3x3(2 * d, 2 * d, norm),
         )
-        self.merge_2 = _conv(2 * d, 2 * d, norm)
+        self.merge_2 = conv_3x3(2 * d, 2 * d, norm)
         self.lateral = Conv2d(2 * d, d, kernel_size=1)
         weight_init.c2_msra_fill(self.lateral)
-        self.merge = _conv(d, d, norm)
+        self.merge = conv_3x3(d, d, norm)
         self.upsample = nn.Sequential(
-            _conv(d, 2 * d, ""),
+            conv_3x3(d, 2 * d, ""),
             _PixelShuffle(),
-            _conv(d // 2, d // 2, ""),
+            conv_3x3(d // 2, d // 2, ""),
             _predictor(d // 2, num_channels, cells=4),
             _PixelShuffle(),
         )
@@ -106,7 +107,7 @@ class OriginalDecoder(nn.Module):
         self.trunk_channels = conv_dim
         dims = [in_channels] + [conv_dim] * 4
         self.convs = nn.Sequential(
-            *(_conv(i, o, norm) for i, o in zip(dims[:-1], dims[1:], strict=True))
+            *(conv_3x3(i, o, norm) for i, o in zip(dims[:-1], dims[1:], strict=True))
         )
         deconv = ConvTranspose2d(conv_dim, conv_dim, kernel_size=2, stride=2)
         weight_init.c2_msra_fill(deconv)
@@ -255,6 +256,7 @@ class BodyPartsMaskHead(nn.Module):
         side = input_shape.height
         # The trunk's output, for a joint head that shares it.
         self.trunk_shape = ShapeSpec(self.decoder.trunk_channels, height=side, width=side)
+        self.mask_side = side * self.decoder.scale
         self.loss_weight = loss_weight
         self.derived_loss_weight = derived_loss_weight
         self.dice_loss_weight = dice_loss_weight
@@ -288,9 +290,23 @@ class BodyPartsMaskHead(nn.Module):
         """
         return self.forward_from_trunk(self.trunk(x), instances)
 
-    def forward_from_trunk(self, features: torch.Tensor, instances: list[Instances]):
-        """As `forward`, on what `trunk` gave."""
+    def forward_from_trunk(
+        self,
+        features: torch.Tensor,
+        instances: list[Instances],
+        segmentation: torch.Tensor | None = None,
+    ):
+        """As `forward`, on what `trunk` gave.
+
+        Args:
+            features: (R, trunk, s, s).
+            instances: as for `forward`.
+            segmentation: (R, C, S, S) logits of the regions' parts, whose they may be, to which
+                the head adds its own.
+        """
         logits = self.decoder.upsample(features)
+        if segmentation is not None:
+            logits = logits + segmentation
         if self.training:
             return {"loss_mask": self.loss(logits, instances)}
         probabilities = logits.sigmoid()

@@ -12,6 +12,8 @@ from ..schema import get_part_schema
 from .proposals import lies_in, split_ignored
 from .segmentation import PartSegmentation
 
+_SEGMENTATION = "part_segmentation"  # its logits, beside the feature maps
+
 
 @ROI_HEADS_REGISTRY.register()
 class BodyPartsROIHeads(StandardROIHeads):
@@ -22,7 +24,7 @@ class BodyPartsROIHeads(StandardROIHeads):
       training, spread over its people.
     * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
       pooled, and the trunk is run, once for both.
-    * With ``part_segmentation`` a part segmentation of the whole picture is learned beside them.
+    * With ``part_segmentation`` the masks start from a part segmentation of the whole picture.
     """
 
     @configurable
@@ -42,10 +44,12 @@ class BodyPartsROIHeads(StandardROIHeads):
             max_regions_per_image: regions of a picture that train the mask and joint heads; 0 = no
                 bound.
             share_mask_features: the joint head takes the mask head's trunk.
-            part_segmentation: trained on the finest feature map that the mask head pools from.
+            part_segmentation: of the finest feature map that the mask head pools from.
             kwargs: `StandardROIHeads`' own.
         """
         super().__init__(**kwargs)
+        if part_segmentation is not None and not self.mask_on:
+            raise ValueError("a part segmentation needs the mask head")
         if share_mask_features and not (self.mask_on and self.keypoint_on):
             raise ValueError("shared features need both the mask and the joint head")
         self.ignore_ioa = ignore_ioa
@@ -69,6 +73,7 @@ class BodyPartsROIHeads(StandardROIHeads):
                 finest.channels,
                 finest.stride,
                 get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
+                side=ret["mask_head"].mask_side,
                 norm=cfg.MODEL.ROI_MASK_HEAD.NORM,
                 loss_weight=cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT,
                 derived_weight=cfg.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT,
@@ -94,11 +99,12 @@ class BodyPartsROIHeads(StandardROIHeads):
             return super().forward(images, features, proposals, targets)
         if not targets:
             raise ValueError("training needs targets")
-        more = {}
+        losses = {}
+        features = self._with_segmentation(features)
         if self.part_segmentation is not None:
-            more = self.part_segmentation(features[self.mask_in_features[0]], targets)
+            losses = self.part_segmentation.losses(features[_SEGMENTATION], targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = {**self._forward_box(features, proposals), **more}
+        losses.update(self._forward_box(features, proposals))
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         if self.max_regions_per_image:
             foreground = [spread_over_people(f, self.max_regions_per_image) for f in foreground]
@@ -111,18 +117,35 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     def forward_with_given_boxes(self, features, instances: list[Instances]) -> list[Instances]:
         """See `StandardROIHeads.forward_with_given_boxes`."""
+        features = self._with_segmentation(features)
         if self.share_mask_features:
             return self._forward_shared(features, instances)
         return super().forward_with_given_boxes(features, instances)
 
-    def _forward_shared(self, features, instances: list[Instances]):
+    def _with_segmentation(self, features):
+        if self.part_segmentation is None:
+            return features
+        logits = self.part_segmentation(features[self.mask_in_features[0]])
+        return {**features, _SEGMENTATION: logits}
+
+    def _trunk_and_masks(self, features, instances: list[Instances]):
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
         regions = self.mask_pooler([features[f] for f in self.mask_in_features], boxes)
-        trunk = self.mask_head.trunk(regions)
+        trunk, segmentation = self.mask_head.trunk(regions), None
+        if self.part_segmentation is not None:
+            logits = features[_SEGMENTATION].detach()
+            segmentation = self.part_segmentation.on_regions(logits, boxes)
+        return trunk, self.mask_head.forward_from_trunk(trunk, instances, segmentation)
+
+    def _forward_mask(self, features, instances: list[Instances]):
+        if self.part_segmentation is None:
+            return super()._forward_mask(features, instances)  # with any mask head
+        return self._trunk_and_masks(features, instances)[1]
+
+    def _forward_shared(self, features, instances: list[Instances]):
+        trunk, losses = self._trunk_and_masks(features, instances)
         if not self.training:
-            self.mask_head.forward_from_trunk(trunk, instances)
             return self.keypoint_head(trunk, instances)
-        losses = self.mask_head.forward_from_trunk(trunk, instances)
         selected = [_with_joints_inside(i) for i in instances]
         with_joints = [i[s] for i, s in zip(instances, selected, strict=True)]
         losses.update(self.keypoint_head(trunk[torch.cat(selected)], with_joints))

@@ -1,28 +1,30 @@
-"""Which parts are where in the whole picture, of all people together: a training signal."""
+"""Which parts are where in the whole picture, of all people together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from detectron2.layers import Conv2d, ROIAlign, get_norm
-from detectron2.structures import Instances
+from detectron2.layers import Conv2d
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional as F
 
 from ..schema import PartSchema
 from ..structures import UNKNOWN, target_weights
-from .mask_head import with_unions
-
-SIDE = 112  # of the grid over a picture on which the loss is taken
+from .mask_head import conv_3x3, with_unions
 
 
 class PartSegmentation(nn.Module):
-    """Semantic segmentation of a feature map into the schema's channels, in training only.
+    """Semantic segmentation of a feature map into the schema's channels.
 
     A region's loss reaches the features of a few regions a picture; this one reaches every cell, of
-    every person and of the background, at little cost, as the semantic branch of RP R-CNN (Yang et
-    al., 2020). At inference nothing of it is used.
+    every person and of the background, at little cost. Its logits on a region are where the mask
+    head starts from: the head adds whose the parts are. RP R-CNN (Yang et al., 2020) has such a
+    branch, and pools its features rather than its logits.
+
+    The regions' losses do not reach it: another person's arm is a part here, and none in a region.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class PartSegmentation(nn.Module):
         stride: int,
         part_schema: PartSchema,
         *,
+        side: int = 112,
         norm: str = "",
         loss_weight: float = 1.0,
         derived_weight: float = 1.0,
@@ -40,54 +43,48 @@ class PartSegmentation(nn.Module):
             in_channels: of the feature map.
             stride: of the feature map, in pixels.
             part_schema: the channels.
+            side: S, of the regions' masks, and of the grid over a picture for the loss.
             norm: normalisation, as `detectron2.layers.get_norm` takes it.
             loss_weight: multiplier of the loss.
             derived_weight: weight of derived channels; known ones have 1.
         """
         super().__init__()
-        self.conv = Conv2d(
-            in_channels,
-            in_channels,
-            3,
-            padding=1,
-            bias=not norm,
-            norm=get_norm(norm, in_channels),
-            activation=F.relu,
-        )
+        self.conv = conv_3x3(in_channels, in_channels, norm)
         self.predictor = Conv2d(in_channels, len(part_schema.channels), 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.constant_(self.predictor.bias, -2.0)
-        self.to_grid = ROIAlign((SIDE, SIDE), 1 / stride, sampling_ratio=1, aligned=True)
+        self.side = side
+        self.pooler = ROIPooler((side, side), [1 / stride], 1, "ROIAlignV2")
         self.part_schema = part_schema
         self.loss_weight = loss_weight
         self.derived_weight = derived_weight
 
-    def forward(
-        self, features: torch.Tensor, targets: Sequence[Instances]
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, h, w) -> logits (B, C, h, w)."""
+        return self.predictor(self.conv(features))
+
+    def on_regions(self, logits: torch.Tensor, boxes: list[Boxes]) -> torch.Tensor:
+        """Logits (B, C, h, w) of the pictures -> (R, C, S, S) on all their boxes, end to end."""
+        return self.pooler([logits], boxes)
+
+    def losses(self, logits: torch.Tensor, targets: Sequence[Instances]) -> dict[str, torch.Tensor]:
         """
         Args:
-            features: (B, in_channels, h, w).
+            logits: of `forward`.
             targets: per picture, with ``gt_boxes``, ``gt_classes`` (-1: to ignore) and
                 ``gt_part_masks``.
 
         Returns:
             ``loss_segmentation``: cross-entropy summed over the channels, and unions, that are
-            known, averaged over the known cells of the grid.
+            known, averaged over the known cells of a grid over each picture.
         """
-        logits = self.predictor(self.conv(features))
-        pictures = [[0.0, 0.0, t.image_size[1], t.image_size[0]] for t in targets]
-        boxes = [[i, *box] for i, box in enumerate(pictures)]
-        logits = self.to_grid(logits, logits.new_tensor(boxes))
-        truth, weights = zip(
-            *(whole_picture(t, SIDE, self.derived_weight) for t in targets), strict=True
-        )
-        truth, weights = torch.stack(truth), torch.stack(weights).to(logits.dtype)
+        wholes = [Boxes(logits.new_tensor([[0, 0, *t.image_size[::-1]]])) for t in targets]
+        logits = self.on_regions(logits, wholes)
+        pairs = [whole_picture(t, self.side, self.derived_weight) for t in targets]
+        truth, weights = (torch.stack(column) for column in zip(*pairs, strict=True))
         logits, columns = with_unions(logits, self.part_schema, weights.sum(dim=(0, 2, 3)) > 0)
-        weights = weights[:, columns]
-        loss = F.binary_cross_entropy_with_logits(
-            logits, truth[:, columns].to(logits.dtype), weight=weights, reduction="sum"
-        )
+        truth, weights = (x[:, columns].to(logits.dtype) for x in (truth, weights))
+        loss = F.binary_cross_entropy_with_logits(logits, truth, weight=weights, reduction="sum")
         cells = (weights > 0).any(dim=1).sum().clamp(min=1)
         return {"loss_segmentation": loss / cells * self.loss_weight}
 

@@ -45,6 +45,11 @@ MODELS = {
         *("MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "MODEL.ROI_MASK_HEAD.NORM", "GN"),
         *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (32,), "MODEL.ROI_KEYPOINT_HEAD.NORM", "GN"),
     ],
+    "segmentation": [
+        *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
+    ],
+    "segmentation, own joint features": ["MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0],
     "other schemas": [
         *("MODEL.BODYPARTS.PART_SCHEMA", "bodyparts-11"),
         *("MODEL.BODYPARTS.KEYPOINT_SCHEMA", "union-21"),

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
-from detectron2_bodyparts.data import BodyPartsMapper
-from detectron2_bodyparts.modeling.segmentation import SIDE, PartSegmentation, whole_picture
+from detectron2_bodyparts.data import BodyPartsMapper, load_bodyparts_json
+from detectron2_bodyparts.engine import Trainer
+from detectron2_bodyparts.modeling.segmentation import PartSegmentation, whole_picture
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 from detectron2_bodyparts.structures import target_names
@@ -14,6 +17,7 @@ from detectron2_bodyparts.structures import target_names
 from .conftest import HEIGHT, WIDTH, as_dataset_dict, figure, person, rectangle
 
 NAMES = target_names(BODYPARTS_7)
+SIDE = 112
 
 
 def target(tmp_path, annotations, **kwargs):
@@ -88,7 +92,7 @@ def test_pictures_that_are_not_exhaustive_know_nothing(tmp_path, annotations):
     assert not weights.any()
     branch = PartSegmentation(8, 4, BODYPARTS_7)
     features = torch.randn(1, 8, HEIGHT // 4, WIDTH // 4, requires_grad=True)
-    loss = branch(features, [found])["loss_segmentation"]
+    loss = branch.losses(branch(features), [found])["loss_segmentation"]
     assert loss == 0
     loss.backward()
     assert not features.grad.any()
@@ -110,18 +114,36 @@ def test_it_learns_where_parts_are(tmp_path):
     optimizer = torch.optim.Adam(branch.parameters(), lr=0.03)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = branch(features, [found])["loss_segmentation"]
+        loss = branch.losses(branch(features), [found])["loss_segmentation"]
         loss.backward()
         optimizer.step()
     assert loss < 0.15
 
 
+def test_the_masks_start_from_it_and_their_loss_does_not_reach_it(small_cfg, small_records):
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    model = Trainer.build_model(small_cfg)
+    mapper = BodyPartsMapper(small_cfg)
+    pictures = [mapper(picture) for picture in load_bodyparts_json(*small_records)[:2]]
+    branch = model.roi_heads.part_segmentation
+    with EventStorage():
+        model(pictures)["loss_mask"].backward()
+    assert all(p.grad is None for p in branch.parameters())
+    assert any(p.grad is not None for p in model.roi_heads.mask_head.parameters())
+
+    def logits():
+        given = Instances((HEIGHT, WIDTH), pred_boxes=Boxes(torch.tensor([[10.0, 10, 60, 80]])))
+        given.pred_classes = torch.zeros(1, dtype=torch.int64)
+        (found,) = model.eval().inference(pictures[:1], [given], do_postprocess=False)
+        return found.pred_part_masks.logit()
+
+    with torch.no_grad():
+        before = logits()
+        branch.predictor.bias += 2
+        torch.testing.assert_close(logits() - before, torch.full_like(before, 2), atol=1e-3, rtol=0)
+
+
 def test_the_whole_model_has_the_loss_only_where_asked(small_cfg, small_records):
-    from detectron2.utils.events import EventStorage
-
-    from detectron2_bodyparts.data import load_bodyparts_json
-    from detectron2_bodyparts.engine import Trainer
-
     pictures = load_bodyparts_json(*small_records)[:2]
     for weight in (0.0, 1.0):
         small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = weight

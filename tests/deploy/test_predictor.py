@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from detectron2_bodyparts.deploy import ModelInfo, OnnxPredictor, default_model
 from detectron2_bodyparts.deploy.predictor import METADATA_KEY, resize_shorter_side
-from detectron2_bodyparts.readers.figures import render
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, KeypointSchema, PartSchema
+from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, KeypointSchema, PartSchema
 
 onnx = pytest.importorskip("onnx", reason="the graphs are made with onnx, which is not installed")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -224,16 +224,27 @@ def test_neither_torch_nor_detectron2_is_needed(model):
     assert subprocess.run(command, cwd=root, check=True, capture_output=True).stdout.strip() == b"2"
 
 
-def test_the_model_that_comes_with_the_package_finds_synthetic_people():
+def test_the_model_that_comes_with_the_package():
+    """Of an astronaut who faces the camera: whose right is at the picture's left."""
     assert default_model().stat().st_size <= 10e6
     predictor = OnnxPredictor(default_model(), threshold=0.5)
     assert predictor.info.weights == "float16"
-    assert (predictor.part_schema, predictor.keypoint_schema) == (BODYPARTS_7, COCO_17)
-    picture = render(57)  # odd: of the validation pictures, which it was not trained on
-    people = predictor(picture.image)
-    assert len(people) == len(picture.people) == 3
-    for name in ("body", "head"):
-        for true in picture.people:
-            mask = true.body if name == "body" else true.parts[name]
-            found = [person.part(name) for person in people]
-            assert max((f & mask).sum() / (f | mask).sum() for f in found) > 0.5
+    assert (predictor.part_schema, predictor.keypoint_schema) == (BODYPARTS_11, COCO_17)
+    picture = cv2.imread(str(default_model().with_name("astronaut.jpg")))
+    (person,) = predictor(picture)
+    assert person.part("head")[110, 220] and person.part("torso")[330, 220]
+    assert person.part("right_upper_arm")[300, 60]
+    assert not person.body[50, 450]
+    for joint, place in {
+        "nose": (225, 118),
+        "right_eye": (205, 100),
+        "left_eye": (245, 102),
+    }.items():
+        np.testing.assert_allclose(person.joint(joint)[:2], place, atol=20)
+    assert person.joint("right_shoulder")[0] < person.joint("left_shoulder")[0]
+
+    (mirrored,) = predictor(np.ascontiguousarray(picture[:, ::-1]))
+    right = person.part("right_upper_arm")
+    there = {side: mirrored.part(f"{side}_upper_arm")[:, ::-1] for side in ("right", "left")}
+    assert (right & there["left"]).sum() > 0.6 * right.sum()
+    assert not (right & there["right"]).any()

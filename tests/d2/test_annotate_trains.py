@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import cv2
+import shutil
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,24 +12,25 @@ from detectron2.utils.events import EventStorage
 
 from detectron2_bodyparts.cli import main
 from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
+from detectron2_bodyparts.deploy import default_model
 from detectron2_bodyparts.engine import Trainer
-from detectron2_bodyparts.readers.figures import render
 
 NAME = "annotated_by_a_model"
 
 
 @pytest.fixture
 def cfg(small_cfg, tmp_path):
-    """A small model that is to train on four drawn pictures, labelled by the shipped one."""
+    """A small model that is to train on the two photographs, labelled by the shipped one."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for seed in (1, 3, 5, 7):
-        cv2.imwrite(str(folder / f"{seed}.png"), render(seed).image)
+    for photograph in default_model().parent.glob("*.jpg"):
+        shutil.copy(photograph, folder)
     json_file = tmp_path / "records.json"
     # With a high threshold, so that there is somebody to ignore.
-    options = ["--threshold", "0.8", "--ignore-threshold", "0.05"]
+    options = ["--threshold", "0.9", "--ignore-threshold", "0.05"]
     assert main(["annotate", str(folder), "--output", str(json_file), *options]) == 0
-    register_bodyparts_dataset(NAME, json_file, tmp_path)
+    register_bodyparts_dataset(NAME, json_file, tmp_path, part_schema="bodyparts-11")
+    small_cfg.MODEL.BODYPARTS.PART_SCHEMA = "bodyparts-11"
     small_cfg.DATASETS.TRAIN = (NAME,)
     small_cfg.DATASETS.TEST = ()
     yield small_cfg

@@ -52,8 +52,8 @@ demo-trained:
 	  --model $(DEMO)/bodyparts.onnx --output $(DEMO)/pictures --page
 
 # The shipped model, from data to the exported file (docs/model_card.md). What is there is not made
-# again, and training goes on where it was; large blocks of memory are kept, because on a CPU getting
-# them anew takes up to half of a step.
+# again, and training goes on where it was; large blocks of memory are kept, because getting them anew
+# at every step costs a CPU much of its time.
 PPP := $(DETECTRON2_DATASETS)/pascal_person_part/pascal_person_part
 LSPET := $(DETECTRON2_DATASETS)/lspet/lspet
 model: export MALLOC_MMAP_THRESHOLD_ = 4000000000

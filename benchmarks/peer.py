@@ -40,7 +40,8 @@ def export_peer(model: str, path: Path) -> None:
     import onnx
     import torch
 
-    from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, channel_of, read_tfjs_weights
+    from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, channel_of
+    from detectron2_bodyparts.modeling.tfjs import read_tfjs_weights
 
     class Outputs(torch.nn.Module):
         def __init__(self) -> None:

@@ -40,8 +40,8 @@ def target_names(schema: PartSchema) -> tuple[str, ...]:
 
 
 @lru_cache
-def _target_codes(schema: PartSchema) -> tuple[tuple[int, ...], ...]:
-    """For each target the codes that are part of it: a union's parts, and unions of these."""
+def target_codes(schema: PartSchema) -> tuple[tuple[int, ...], ...]:
+    """For each of `target_names` the codes that are part of it: its channels, and their unions."""
     members = [(i,) for i in range(len(schema.channels))] + list(schema.all_unions.values())
     return tuple(
         tuple(code for code, inner in enumerate(members) if set(inner) <= set(outer))
@@ -294,7 +294,7 @@ class PartMasks:
         """
         if boxes.shape != (len(self), 4):
             raise ValueError(f"expected boxes ({len(self)}, 4), found {tuple(boxes.shape)}")
-        codes = _target_codes(self.schema)
+        codes = target_codes(self.schema)
         shape = (len(self), len(codes), size, size)
         targets = torch.zeros(shape, dtype=torch.bool, device=self.device)
         valid = torch.ones((len(self), size, size), dtype=torch.bool, device=self.device)
@@ -342,6 +342,10 @@ class PartMasks:
                         share += (part == code) * weight
             # The four weights sum to one only up to rounding: 0.5 must not be lost to it.
             targets[:, c] = share >= 0.5 - 1e-6
+
+    def pixels(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """(N, H, W) bytes of everybody's plane at rows (H,) and columns (W,) of the picture."""
+        return self._gather(rows.expand(len(self), -1), columns.expand(len(self), -1))
 
     @staticmethod
     def _sample_axis(

@@ -127,7 +127,7 @@ class BodyPartsMapper:
             if ignored and not self.keep_ignored:
                 continue
             plane, state, box = None, None, None
-            if self.part_schema is not None and not ignored:
+            if self.part_schema is not None:
                 plane, state = part_plane(
                     annotation, self.part_schema, height, width, annotated_in=annotated_in
                 )

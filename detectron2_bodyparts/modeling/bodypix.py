@@ -8,16 +8,14 @@ writes what MODEL.WEIGHTS of a config with `build_mobilenet_v1_fpn_backbone` tak
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from .mobilenet import MobileNetV1
+from .tfjs import read_tfjs_weights
 
 
 def _front_and_back(*parts: str) -> tuple[str, ...]:
@@ -51,40 +49,6 @@ def channel_of(part: str) -> str:
         return "head"
     part = part.removesuffix("_front").removesuffix("_back")
     return part.replace("_hand", "_lower_arm").replace("_foot", "_lower_leg")
-
-
-def read_tfjs_weights(model: str | PathLike[str]) -> dict[str, np.ndarray]:
-    """The weights of a TensorFlow.js graph model, 16-bit quantised or not.
-
-    Args:
-        model: its JSON; the shards lie beside it.
-
-    Returns:
-        TensorFlow's names -> float32 arrays, convolutions as (height, width, in, out).
-
-    Raises:
-        ValueError: the shards have not as many bytes as the JSON says.
-    """
-    model = Path(model)
-    weights = {}
-    for group in json.loads(model.read_text())["weightsManifest"]:
-        data = b"".join((model.parent / name).read_bytes() for name in group["paths"])
-        start = 0
-        for entry in group["weights"]:
-            quantized = entry.get("quantization")
-            dtype = np.dtype(quantized["dtype"] if quantized else entry["dtype"])
-            count = int(np.prod(entry["shape"]))
-            end = start + count * dtype.itemsize
-            if end > len(data):
-                raise ValueError(f"{model}: {group['paths']} end before {entry['name']}")
-            values = np.frombuffer(data, dtype, count, start).astype(np.float32)
-            if quantized:
-                values = values * np.float32(quantized["scale"]) + np.float32(quantized["min"])
-            weights[entry["name"]] = values.reshape(entry["shape"])
-            start = end
-        if start != len(data):
-            raise ValueError(f"{model}: expected {start} bytes in {group['paths']}: {len(data)}")
-    return weights
 
 
 def mobilenet_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

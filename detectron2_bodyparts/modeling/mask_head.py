@@ -143,7 +143,9 @@ def with_unions(
 ) -> tuple[torch.Tensor, list[int]]:
     """The logits of the channels and, behind them, of the unions of which something is known.
 
-    Parts exclude one another, so a union is there where the likeliest of its parts is.
+    Parts exclude one another, so that the odds of a union are the sum of its parts'. Where sides
+    are not labelled, its loss is shared by right and left as the model has them; the maximum would
+    give all of it to the one that happens to lead, and so make up a side.
 
     Args:
         logits: (R, C, H, W).
@@ -156,7 +158,7 @@ def with_unions(
     num_channels = logits.shape[1]
     unions = list(schema.all_unions.values())
     used = known[num_channels:].nonzero().flatten().tolist()
-    more = [logits[:, list(unions[u])].amax(dim=1, keepdim=True) for u in used]
+    more = [logits[:, list(unions[u])].logsumexp(dim=1, keepdim=True) for u in used]
     columns = [*range(num_channels), *(num_channels + u for u in used)]
     return torch.cat([logits, *more], dim=1), columns
 

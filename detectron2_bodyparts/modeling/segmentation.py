@@ -9,20 +9,26 @@ from detectron2.layers import Conv2d
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from torch import nn
-from torch.nn import functional as F
 
 from ..schema import PartSchema
-from ..structures import UNKNOWN, target_weights
-from .mask_head import conv_3x3, with_unions
+from ..structures import BODY_BIT, IGNORE_BIT, KNOWN, PART_BITS, UNKNOWN, target_codes
+from .mask_head import conv_3x3
+from .proposals import IGNORE_CLASS
+
+# Probabilities are kept this far from 0 and 1 where they become logits.
+_EPSILON = 1e-4
 
 
 class PartSegmentation(nn.Module):
-    """Semantic segmentation of a feature map into the schema's channels.
+    """Semantic segmentation of a feature map into the background and the schema's parts.
 
     A region's loss reaches the features of a few regions a picture; this one reaches every cell, of
     every person and of the background, at little cost. Its logits on a region are where the mask
     head starts from: the head adds whose the parts are. RP R-CNN (Yang et al., 2020) has such a
     branch, and pools its features rather than its logits.
+
+    The classes exclude one another, so that a label that names several of them ("an arm", "not a
+    head") is supervision, too: the loss is the cross-entropy of the sum of their probabilities.
 
     The regions' losses do not reach it: another person's arm is a part here, and none in a region.
     """
@@ -42,30 +48,34 @@ class PartSegmentation(nn.Module):
         Args:
             in_channels: of the feature map.
             stride: of the feature map, in pixels.
-            part_schema: the channels.
+            part_schema: the channels; in place of the body, the first class is the background.
             side: S, of the regions' masks, and of the grid over a picture for the loss.
             norm: normalisation, as `detectron2.layers.get_norm` takes it.
             loss_weight: multiplier of the loss.
-            derived_weight: weight of derived channels; known ones have 1.
+            derived_weight: weight, from 0 to 1, of what only derived channels tell.
         """
         super().__init__()
         self.conv = conv_3x3(in_channels, in_channels, norm)
         self.predictor = Conv2d(in_channels, len(part_schema.channels), 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
-        nn.init.constant_(self.predictor.bias, -2.0)
+        nn.init.zeros_(self.predictor.bias)
         self.side = side
         self.pooler = ROIPooler((side, side), [1 / stride], 1, "ROIAlignV2")
-        self.part_schema = part_schema
         self.loss_weight = loss_weight
         self.derived_weight = derived_weight
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, h, w) -> logits (B, C, h, w)."""
+        """(B, in_channels, h, w) -> logits (B, C, h, w) of the background and the parts."""
         return self.predictor(self.conv(features))
 
     def on_regions(self, logits: torch.Tensor, boxes: list[Boxes]) -> torch.Tensor:
-        """Logits (B, C, h, w) of the pictures -> (R, C, S, S) on all their boxes, end to end."""
-        return self.pooler([logits], boxes)
+        """What `forward` gave -> (R, C, S, S) on all pictures' boxes, end to end.
+
+        These are logits of each of the schema's channels by itself; the body is all but background.
+        """
+        p = logits.softmax(dim=1)
+        p = torch.cat([1 - p[:, :1], p[:, 1:]], dim=1).clamp(_EPSILON, 1 - _EPSILON)
+        return self.pooler([p.log() - (1 - p).log()], boxes)
 
     def losses(self, logits: torch.Tensor, targets: Sequence[Instances]) -> dict[str, torch.Tensor]:
         """
@@ -75,49 +85,96 @@ class PartSegmentation(nn.Module):
                 ``gt_part_masks``.
 
         Returns:
-            ``loss_segmentation``: cross-entropy summed over the channels, and unions, that are
-            known, averaged over the known cells of a grid over each picture.
+            ``loss_segmentation``: over the cells of a grid over each picture of which something is
+            known, the mean of -log of the probability of what may be there. Where derived channels
+            tell more, their share of it is ``derived_weight``.
         """
         wholes = [Boxes(logits.new_tensor([[0, 0, *t.image_size[::-1]]])) for t in targets]
-        logits = self.on_regions(logits, wholes)
-        pairs = [whole_picture(t, self.side, self.derived_weight) for t in targets]
-        truth, weights = (torch.stack(column) for column in zip(*pairs, strict=True))
-        logits, columns = with_unions(logits, self.part_schema, weights.sum(dim=(0, 2, 3)) > 0)
-        truth, weights = (x[:, columns].to(logits.dtype) for x in (truth, weights))
-        loss = F.binary_cross_entropy_with_logits(logits, truth, weight=weights, reduction="sum")
-        cells = (weights > 0).any(dim=1).sum().clamp(min=1)
-        return {"loss_segmentation": loss / cells * self.loss_weight}
+        log_p = self.pooler([logits], wholes).log_softmax(dim=1)
+        pairs = [possible_classes(t, self.side) for t in targets]
+        loss = 0
+        for sets, weight in zip(
+            zip(*pairs, strict=True), (1 - self.derived_weight, self.derived_weight), strict=True
+        ):
+            possible = torch.stack(sets)
+            nll = -log_p.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
+            known = ~possible.all(dim=1)
+            loss = loss + weight * (nll * known).sum()
+        return {"loss_segmentation": loss / known.sum().clamp(min=1) * self.loss_weight}
 
 
 @torch.no_grad()
-def whole_picture(
-    target: Instances, side: int, derived_weight: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is known of a whole picture, of all its people together.
+def possible_classes(target: Instances, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which classes a cell of a grid over the picture may be of, by all that is labelled.
+
+    * A person's pixels are of what is known there. Nothing is known at pixels to ignore.
+    * Where people overlap, it may be either's.
+    * A region to ignore with a known body tells what is there, not whose: it goes before people.
+    * Elsewhere is background, but for the boxes of people and regions whose body is unknown.
 
     Args:
         target: as the mapper makes it.
         side: S, the number of cells in a row and in a column over the picture.
-        derived_weight: weight of what was derived.
 
     Returns:
-        targets: (C + U, S, S) bool, in the order of `target_names`: whether it is anybody's.
-        weights: (C + U, S, S): 1 known, 0 unknown. Nothing is known in regions to ignore, in boxes
-            of people without a known body, and at pixels to ignore of anybody.
+        Two (C, S, S) bool, by what is known, and by that and what was derived; the first class is
+        the background. At least one class is possible everywhere.
     """
-    height, width = target.image_size
-    masks = target.gt_part_masks
-    whole = target.gt_boxes.tensor.new_tensor([[0, 0, width, height]]).expand(len(masks), 4)
-    truth, valid = masks.crop_and_resize(whole, side)
-    known = target_weights(masks, derived_weight)
-    seen = (target.gt_classes >= 0) & (masks.state[:, 0] != UNKNOWN)
-    boxes = target.gt_boxes.tensor[~seen, :, None]
-    x, y = ((torch.arange(side, device=boxes.device) + 0.5) * n / side for n in (width, height))
+    masks, (height, width) = target.gt_part_masks, target.image_size
+    device = masks.device
+    x, y = ((torch.arange(side, device=device) + 0.5) * n / side for n in (width, height))
+    plane = masks.pixels(y.long(), x.long())
+    no_body = masks.state[:, 0] == UNKNOWN
+    covered = (plane & PART_BITS != 0) | (plane & BODY_BIT != 0) & ~no_body[:, None, None]
+    covered |= plane >= IGNORE_BIT
+    boxes = target.gt_boxes.tensor[no_body, :, None]
     in_x, in_y = (x >= boxes[:, 0]) & (x < boxes[:, 2]), (y >= boxes[:, 1]) & (y < boxes[:, 3])
-    hidden = (in_y[:, :, None] & in_x[:, None, :]).any(dim=0) | ~valid[seen].all(dim=0)
-    truth, known = truth[seen], known[seen]
-    # Where somebody's body is, no more is known than of that person.
-    unknown = (truth[:, :1] * (1 - known)[:, :, None, None]).amax(dim=0) if seen.any() else 0
-    weights = (1 - unknown) * ~hidden
-    shape = masks.state.shape[1], side, side
-    return (truth & (known > 0)[:, :, None, None]).any(dim=0), weights.expand(shape)
+    hidden = (in_y[:, :, None] & in_x[:, None, :]).any(dim=0)
+
+    num_classes = len(masks.schema.channels)
+    bits = 1 << torch.arange(num_classes, device=device)
+    anything = int(bits.sum())
+    answers = []
+    for of_codes in _classes_of_codes(masks.schema, masks.state):
+        sets = (of_codes * bits).sum(dim=2)
+        people = torch.zeros((side, side), dtype=torch.int64, device=device)
+        crowds = people.clone()
+        for bytes_, there, of_code, kind in zip(
+            plane, covered, sets, target.gt_classes.tolist(), strict=True
+        ):
+            here = of_code[(bytes_ & PART_BITS).long()].masked_fill(bytes_ >= IGNORE_BIT, anything)
+            (crowds if kind == IGNORE_CLASS else people).bitwise_or_(here * there)
+        rest = torch.where(hidden, anything, 1)
+        classes = torch.where(crowds != 0, crowds, torch.where(people != 0, people, rest))
+        answers.append((classes & bits[:, None, None]) != 0)
+    return answers[0], answers[1]
+
+
+def _classes_of_codes(schema: PartSchema, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The classes that a pixel of each of ``PART_BITS`` may be of.
+
+    It is of every target that its code is part of, and of no other. Where that leaves nothing, less
+    is believed: of body that is none of the parts the body alone, and nothing that was derived
+    where it contradicts what is known.
+
+    Args:
+        schema: the channels.
+        state: (N, C + U), as of `PartMasks`.
+
+    Returns:
+        Two (N, 64, C) bool, as `possible_classes`.
+    """
+    num_classes = len(schema.channels)
+    inside = torch.zeros((state.shape[1], PART_BITS + 1), dtype=torch.bool, device=state.device)
+    for target, codes in enumerate(target_codes(schema)):
+        inside[target, list(codes)] = True
+    classes = inside[:, :num_classes].clone()
+    inside[0], classes[0], classes[0, 0] = True, True, False  # the body is all but background
+    agrees = inside[:, :, None] == classes[:, None, :]
+    possible = agrees[0] | (state[:, 0] == UNKNOWN)[:, None, None]
+    answers = []
+    for known in (state == KNOWN, state != UNKNOWN):
+        fewer = (agrees | ~known[:, :, None, None]).all(dim=1)
+        possible = torch.where(fewer.any(dim=2, keepdim=True), fewer, possible)
+        answers.append(possible)
+    return answers[0], answers[1]

@@ -24,13 +24,13 @@ import numpy as np
 
 from ..schema import SIDES, KeypointSchema, PartSchema, unsided_name
 
-_LIMBS = {
+LIMBS = {
     "upper_arm": ("shoulder", "elbow"),
     "lower_arm": ("elbow", "wrist"),
     "upper_leg": ("hip", "knee"),
     "lower_leg": ("knee", "ankle"),
 }
-_PIECES = ("head", "torso", *(f"{side}_{limb}" for limb in _LIMBS for side in SIDES))
+_PIECES = ("head", "torso", *(f"{side}_{limb}" for limb in LIMBS for side in SIDES))
 _EARS = ("left_ear", "right_ear")
 _FACE = ("nose", "left_eye", "right_eye", "face")
 
@@ -211,12 +211,17 @@ def pieces_of(schema: PartSchema, pieces: Iterable[str]) -> dict[str, list[str]]
     return parts
 
 
-def _pieces_or_raise(schema: PartSchema) -> dict[str, list[str]]:
-    found = pieces_of(schema, _PIECES)
-    underivable = [part for part, pieces in found.items() if not pieces]
-    if underivable:
-        raise ValueError(f"schema {schema.name}: no skeleton tells where {underivable} are")
+def pieces_of_all(schema: PartSchema, pieces: Iterable[str], reason: str) -> dict[str, list[str]]:
+    """As `pieces_of`. Raises ``ValueError``, which gives the reason, where a part is of none."""
+    found = pieces_of(schema, pieces)
+    without = [part for part, of_part in found.items() if not of_part]
+    if without:
+        raise ValueError(f"schema {schema.name}: {reason} {without}")
     return found
+
+
+def _pieces_or_raise(schema: PartSchema) -> dict[str, list[str]]:
+    return pieces_of_all(schema, _PIECES, "a skeleton does not tell of")
 
 
 def _labelled(joints: np.ndarray, schema: KeypointSchema) -> dict[str, np.ndarray]:
@@ -238,7 +243,7 @@ def _neck_is_head(schema: PartSchema) -> bool:
 
 def _is_hidden(piece: str, hidden: set[str]) -> bool:
     """Whether a limb has both joints hidden. Head and torso are not: their joints are inside."""
-    ends = _LIMBS.get(unsided_name(piece))
+    ends = LIMBS.get(unsided_name(piece))
     if ends is None:
         return False
     side = piece.split("_")[0]
@@ -271,7 +276,7 @@ def _distances(
         if neck is not None:
             begin = neck + (_NECK_BEGINS if neck_is_head else _HEAD_BEGINS) * (head - neck)
             end = neck + _HEAD_ENDS * (head - neck)
-        distances["head"] = _distance_to_bone(pixels, begin, end)
+        distances["head"] = distance_to_bone(pixels, begin, end)
 
     if len(shoulders) == 2 and not hips and head is not None:
         down = (neck - head) / max(_distance(neck, head), 1e-6)
@@ -279,12 +284,12 @@ def _distances(
     if shoulders and hips:
         distances["torso"] = _distance_to_hull(pixels, [*shoulders, *hips])
 
-    for limb, joints in _LIMBS.items():
+    for limb, joints in LIMBS.items():
         for side in SIDES:
             begin, end = (points.get(f"{side}_{joint}") for joint in joints)
             if begin is not None and end is not None:
                 end = end + _BEYOND.get(limb, 0) * (end - begin)
-                distances[f"{side}_{limb}"] = _distance_to_bone(pixels, begin, end)
+                distances[f"{side}_{limb}"] = distance_to_bone(pixels, begin, end)
 
     for piece in distances:
         width = _HALF_WIDTHS.get(piece) or _HALF_WIDTHS[unsided_name(piece)]
@@ -332,7 +337,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.hypot(*(a - b)))
 
 
-def _distance_to_bone(pixels: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+def distance_to_bone(pixels: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     """(P,) distances in pixels from (P, 2) points to the segment from begin to end."""
     along = (end - begin).astype(np.float32)
     offset = pixels - begin.astype(np.float32)
@@ -345,7 +350,7 @@ def _distance_to_hull(pixels: np.ndarray, corners: Sequence[np.ndarray]) -> np.n
     """(P,) distances in pixels from (P, 2) points to the corners' convex hull; 0 inside it."""
     hull = cv2.convexHull(np.array(corners, dtype=np.float32))[:, 0]
     following = np.roll(hull, -1, axis=0)
-    edges = [_distance_to_bone(pixels, a, b) for a, b in zip(hull, following, strict=True)]
+    edges = [distance_to_bone(pixels, a, b) for a, b in zip(hull, following, strict=True)]
     distances = np.min(edges, axis=0)
     if len(hull) > 2:
         # A point is inside if it lies on the same side of every edge.

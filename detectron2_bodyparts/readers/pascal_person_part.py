@@ -7,10 +7,11 @@ lists ``train.txt`` and ``test.txt`` (either will do), and the people's boxes: V
 The label maps know neither people nor sides. Whose a pixel is, the boxes tell (`share_out`):
 
 * a labelled pixel inside exactly one box is that person's;
-* inside several boxes it may be anybody's of these: it is ignored in each of them;
+* inside several boxes it may be anybody's of these: it is ignored in each of them, and belongs to
+  a crowd, of which the parts are known;
 * labelled pixels in no box, a connected piece at a time, are that person's whose box must be
-  enlarged the least to hold the piece, if that is at most ``BOX_MARGIN``; the rest is a person
-  without a box: a region to ignore.
+  enlarged the least to hold the piece, if that is at most ``BOX_MARGIN``; the rest is of people
+  without a box: a crowd, too.
 
 A box without any labelled pixel is somebody whose body is unknown: a region to ignore. A person
 all of whose pixels are shared keeps the box alone, and nothing else is known.
@@ -245,34 +246,21 @@ def read_image(
         raise BadInput(labels_file, f"labels from 0 to {_LABELS}", f"label {labels.max()}")
     boxes = read_boxes(image_id, root, listed_boxes)
     shares, rest = share_out(labels > 0, boxes)
-    annotations = []
-    ignored = _groups(rest)
+    shared = np.any([np.zeros(shape, dtype=bool), *(s.shared for s in shares)], axis=0)
+    annotations, unknown = [], []
     for box, share in zip(boxes, shares, strict=True):
         rectangle = _rectangle(box, shape)
         if share.own.any() or share.shared.any():
             annotations.append(_person(labels, share, rectangle, part_schema))
         elif rectangle.any():
-            ignored.append(rectangle)
-    annotations += [ignore_annotation(COCO_17, shape, mask) for mask in ignored]
-    return Shard([Picture(file_name, *shape, annotations)])
+            unknown.append(ignore_annotation(COCO_17, shape, rectangle))
+    crowds = [_crowd(labels, group, part_schema) for group in _groups(shared) + _groups(rest)]
+    return Shard([Picture(file_name, *shape, [*annotations, *crowds, *unknown])])
 
 
 def _person(
     labels: np.ndarray, share: Share, rectangle: np.ndarray, schema: PartSchema
 ) -> dict[str, Any]:
-    masks: dict[str, np.ndarray] = {}
-    states = {}
-    if share.own.any():
-        states[BODY] = "known"
-        names = np.array(["", *_CHANNELS[schema.name]])
-        for name in dict.fromkeys(_CHANNELS[schema.name]):
-            channel = np.isin(labels, np.flatnonzero(names == name))
-            if (channel & share.own).any():
-                masks[name] = channel & share.own
-                states[name] = "known"
-            elif not (channel & share.shared).any():
-                sides = [schema.channels[i] for i in schema.unions.get(name, ())]
-                states.update(dict.fromkeys(sides or [name], "known"))
     x0, y0, x1, y1 = mask_box(rectangle | share.own)
     reach = [x0, y0, x1 - x0, y1 - y0]
     annotation = person_annotation(
@@ -280,9 +268,7 @@ def _person(
         COCO_17,
         labels.shape,
         body=share.own if share.own.any() else None,
-        parts={name: mask for name, mask in masks.items() if name in schema.parts},
-        states=states,
-        unsided={name: mask for name, mask in masks.items() if name in schema.unions},
+        **_parts(labels, share, schema),
         ignore=share.shared,
         bbox=reach,
     )
@@ -290,6 +276,31 @@ def _person(
         # How far the body reaches is not known: the dataset's box instead of the body's.
         annotation["bbox"] = reach
     return annotation
+
+
+def _crowd(labels: np.ndarray, mask: np.ndarray, schema: PartSchema) -> dict[str, Any]:
+    parts = _parts(labels, Share(mask, np.zeros_like(mask)), schema)
+    annotation = person_annotation(schema, COCO_17, labels.shape, body=mask, **parts)
+    return {**annotation, "iscrowd": 1}
+
+
+def _parts(labels: np.ndarray, share: Share, schema: PartSchema) -> dict[str, dict[str, Any]]:
+    """What `person_annotation` is to be told of the parts: its parts, unsided and states."""
+    parts: dict[str, np.ndarray] = {}
+    unsided: dict[str, np.ndarray] = {}
+    states = {}
+    if share.own.any():
+        states[BODY] = "known"
+        names = np.array(["", *_CHANNELS[schema.name]])
+        for name in dict.fromkeys(_CHANNELS[schema.name]):
+            channel = np.isin(labels, np.flatnonzero(names == name))
+            if (channel & share.own).any():
+                (parts if name in schema.parts else unsided)[name] = channel & share.own
+                states[name] = "known"
+            elif not (channel & share.shared).any():
+                sides = [schema.channels[i] for i in schema.unions.get(name, ())]
+                states.update(dict.fromkeys(sides or [name], "known"))
+    return {"parts": parts, "unsided": unsided, "states": states}
 
 
 def prepare_pascal_person_part(

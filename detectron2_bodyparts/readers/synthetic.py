@@ -31,7 +31,7 @@ from ..schema import (
     PartSchema,
     get_part_schema,
 )
-from .derive import pieces_of
+from .derive import pieces_of_all
 from .figures import FINE_PARTS, SyntheticPicture, render
 from .prepare import (
     Picture,
@@ -59,7 +59,7 @@ def annotations(
     Raises:
         ValueError: the schema has a channel that is no union of ``FINE_PARTS``.
     """
-    sources = _channel_sources(part_schema)
+    sources = pieces_of_all(part_schema, FINE_PARTS, "synthetic people have no parts for")
     return [
         person_annotation(
             part_schema,
@@ -75,15 +75,6 @@ def annotations(
         )
         for person in picture.people
     ]
-
-
-def _channel_sources(schema: PartSchema) -> dict[str, list[str]]:
-    """Part of the schema -> the fine parts it is the union of."""
-    sources = pieces_of(schema, FINE_PARTS)
-    empty = [channel for channel, fine in sources.items() if not fine]
-    if empty:
-        raise ValueError(f"schema {schema.name}: synthetic people have no parts for {empty}")
-    return sources
 
 
 def prepare_synthetic(

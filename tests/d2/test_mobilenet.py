@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,6 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
-from torch.nn import functional as F
 
 from detectron2_bodyparts import add_bodyparts_config
 from detectron2_bodyparts.modeling.bodypix import (
@@ -18,9 +15,9 @@ from detectron2_bodyparts.modeling.bodypix import (
     BodyPix,
     channel_of,
     mobilenet_state_dict,
-    read_tfjs_weights,
 )
 from detectron2_bodyparts.modeling.mobilenet import MobileNetV1
+from detectron2_bodyparts.modeling.tfjs import TfjsGraph, read_tfjs_weights
 from detectron2_bodyparts.schema import BODYPARTS_11
 
 
@@ -30,42 +27,6 @@ def bodypix_file(shared_dir) -> Path:
     if not path.is_file():
         pytest.skip("no weights of BodyPix among the sample files")
     return path
-
-
-def run_graph(model: Path, image: np.ndarray, output: str) -> torch.Tensor:
-    """What TensorFlow makes of the graph: node by node, with its padding. image (H, W, 3)."""
-    weights = read_tfjs_weights(model)
-    nodes = {n["name"]: n for n in json.loads(model.read_text())["modelTopology"]["node"]}
-
-    def same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-        pads = []
-        for size in (x.shape[3], x.shape[2]):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return F.pad(x, pads)
-
-    def value(name: str) -> torch.Tensor:
-        node = nodes[name]
-        if node["op"] == "Placeholder":
-            return torch.tensor(image).permute(2, 0, 1)[None]
-        if node["op"] == "Const":
-            return torch.tensor(weights[name])
-        x, *rest = (value(i) for i in node["input"])
-        if node["op"] == "BiasAdd":
-            return x + rest[0][:, None, None]
-        if node["op"] == "Relu6":
-            return x.clamp(0, 6)
-        assert base64.b64decode(node["attr"]["padding"]["s"]) == b"SAME"
-        stride = int(node["attr"]["strides"]["list"]["i"][1])
-        x = same(x, rest[0].shape[0], stride)
-        if node["op"] == "Conv2D":
-            return F.conv2d(x, rest[0].permute(3, 2, 0, 1), stride=stride)
-        assert node["op"] == "DepthwiseConv2dNative"
-        kernel = rest[0].permute(2, 3, 0, 1)
-        return F.conv2d(x, kernel, stride=stride, groups=x.shape[1])
-
-    with torch.no_grad():
-        return value(output)
 
 
 def test_imported_weights_give_what_bodypix_gives(bodypix_file):
@@ -78,7 +39,7 @@ def test_imported_weights_give_what_bodypix_gives(bodypix_file):
         "offsets": "float_short_offsets",
     }
     for name, node in names.items():
-        theirs = run_graph(bodypix_file, image, node)
+        theirs = TfjsGraph(bodypix_file)(torch.tensor(image)[None], node).permute(0, 3, 1, 2)
         assert ours[name].shape == theirs.shape == (1, theirs.shape[1], 5, 7)
         assert theirs.std() > 0.1
         torch.testing.assert_close(ours[name], theirs, rtol=1e-4, atol=1e-3)
@@ -128,30 +89,6 @@ def test_kernels_are_turned_round():
     assert state["blocks.5.pointwise.weight"][3, 5, 0, 0] == kernel[0, 0, 5, 3]
     kernel = weights["MobilenetV1/Conv2d_6_depthwise/depthwise_weights"]  # (3, 3, in, 1)
     assert state["blocks.5.depthwise.weight"][5, 0, 0, 2] == kernel[0, 2, 5, 0]
-
-
-def write_tfjs(folder: Path, values: np.ndarray, spoil: int = 0) -> Path:
-    low, scale = float(values.min()), float(np.ptp(values) / 65535)
-    data = np.round((values - low) / scale).astype(np.uint16).tobytes()
-    (folder / "shard.bin").write_bytes(data[: len(data) + spoil] + b"x" * max(spoil, 0))
-    entry = {"name": "w", "shape": list(values.shape), "dtype": "float32"}
-    entry["quantization"] = {"dtype": "uint16", "min": low, "scale": scale}
-    manifest = [{"paths": ["shard.bin"], "weights": [entry]}]
-    (folder / "model.json").write_text(json.dumps({"weightsManifest": manifest}))
-    return folder / "model.json"
-
-
-def test_quantized_weights_are_read(tmp_path):
-    values = np.random.RandomState(0).normal(size=(3, 4)).astype(np.float32)
-    read = read_tfjs_weights(write_tfjs(tmp_path, values))
-    np.testing.assert_allclose(read["w"], values, atol=np.ptp(values) / 65535)
-
-
-@pytest.mark.parametrize("spoil", [-1, 1])
-def test_a_shard_of_another_length_is_refused(tmp_path, spoil):
-    values = np.arange(12, dtype=np.float32).reshape(3, 4)
-    with pytest.raises(ValueError, match="shard.bin"):
-        read_tfjs_weights(write_tfjs(tmp_path, values, spoil))
 
 
 def test_the_backbone_gives_a_map_for_every_level_and_freezes_from_below():

@@ -9,14 +9,13 @@ from detectron2.utils.events import EventStorage
 
 from detectron2_bodyparts.data import BodyPartsMapper, load_bodyparts_json
 from detectron2_bodyparts.engine import Trainer
-from detectron2_bodyparts.modeling.segmentation import PartSegmentation, whole_picture
+from detectron2_bodyparts.modeling.segmentation import PartSegmentation, possible_classes
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
-from detectron2_bodyparts.structures import target_names
 
 from .conftest import HEIGHT, WIDTH, as_dataset_dict, figure, person, rectangle
 
-NAMES = target_names(BODYPARTS_7)
+CLASSES = ("background", *BODYPARTS_7.parts)
 SIDE = 112
 
 
@@ -37,71 +36,174 @@ def at(grid, mask):
     return grid.numpy()[mask[np.ix_(rows, columns)]]
 
 
-def test_people_are_put_together(tmp_path):
-    truth, weights = whole_picture(
-        target(tmp_path, [person("everything", x) for x in (5, 80)]), 112
-    )
-    assert truth.shape == weights.shape == (len(NAMES), SIDE, SIDE)
-    assert (weights[: len(BODYPARTS_7.channels)] == 1).all()
-    for x in (5, 80):
-        for part, mask in figure(x).items():
-            inner = mask & np.roll(mask, 2, 1) & np.roll(mask, -2, 1)
-            inner &= np.roll(mask, 2, 0) & np.roll(mask, -2, 0)
-            for name in BODYPARTS_7.parts:
-                assert (at(truth[NAMES.index(name)], inner) == (name == part)).all()
-    assert truth[0].sum() == pytest.approx(
-        sum(m.sum() for m in figure().values()) * 2 * SIDE * SIDE / HEIGHT / WIDTH, rel=0.05
-    )
+def inner(mask):
+    """The mask without its edge, at which neighbouring cells may fall."""
+    for axis in (0, 1):
+        mask = mask & np.roll(mask, 2, axis) & np.roll(mask, -2, axis)
+    return mask
 
 
-def test_no_more_is_known_than_of_whom_it_is(tmp_path):
-    truth, weights = whole_picture(
-        target(tmp_path, [person("everything", 5), person("body", 80)]), 112
-    )
-    arm = weights[NAMES.index("right_arm")]
-    assert (at(arm, np.any(list(figure(5).values()), axis=0)) == 1).all()
-    assert (at(arm, figure(80)["torso"]) == 0).all()
-    assert (at(arm, rectangle(0, 0, HEIGHT, 3)) == 1).all()  # the background
-    assert (weights[0] == 1).all()
+def whole(x=5):
+    """The body of `figure`."""
+    return np.any(list(figure(x).values()), axis=0)
+
+
+def classes_at(sets, mask):
+    """The one answer that all cells of the mask have: names of the classes that are possible."""
+    cells = at(sets.permute(1, 2, 0), inner(mask))
+    assert len(cells) and (cells == cells[0]).all()
+    return {name for name, here in zip(CLASSES, cells[0], strict=True) if here}
+
+
+def test_every_part_is_what_it_is_and_all_else_background(tmp_path):
+    found = target(tmp_path, [person("everything", x) for x in (5, 80)])
+    for sets in possible_classes(found, SIDE):
+        for x in (5, 80):
+            for part, mask in figure(x).items():
+                assert classes_at(sets, mask) == {part}
+        assert classes_at(sets, ~(whole(5) | whole(80))) == {"background"}
+
+
+def test_of_a_body_alone_any_part_is_possible(tmp_path):
+    found = target(tmp_path, [person("everything", 5), person("body", 80)])
+    for sets in possible_classes(found, SIDE):
+        assert classes_at(sets, whole(80)) == set(BODYPARTS_7.parts)
+        assert classes_at(sets, figure(5)["torso"]) == {"torso"}
+        assert classes_at(sets, rectangle(0, 0, HEIGHT, 5)) == {"background"}
+
+
+def test_what_is_known_to_be_elsewhere_is_not_here(tmp_path):
+    annotation = person("everything", 5)
+    for part in set(BODYPARTS_7.parts) - {"torso", "left_leg"}:
+        del annotation["part_state"][part], annotation["part_segmentation"][part]
+    known, _ = possible_classes(target(tmp_path, [annotation]), SIDE)
+    assert classes_at(known, figure(5)["torso"]) == {"torso"}
+    others = set(BODYPARTS_7.parts) - {"torso", "left_leg"}
+    assert classes_at(known, figure(5)["head"]) == others
+
+
+def test_limbs_without_a_side_are_of_either(tmp_path):
+    annotation = person("everything", 5)
+    parts, states = annotation["part_segmentation"], annotation["part_state"]
+    annotation["unsided"] = {"arm": parts.pop("right_arm")}
+    for part in ("right_arm", "left_arm"):
+        del states[part]
+    parts.pop("left_arm")
+    states["arm"] = "known"
+    found = target(tmp_path, [annotation])
+    for sets in possible_classes(found, SIDE):
+        assert classes_at(sets, figure(5)["right_arm"]) == {"right_arm", "left_arm"}
+        assert classes_at(sets, figure(5)["torso"]) == {"torso"}
+    # A side that was derived for one of them, and says nothing of the other.
+    states["left_arm"] = "derived"
+    for sets in possible_classes(target(tmp_path, [annotation]), SIDE):
+        assert classes_at(sets, figure(5)["torso"]) == {"torso"}
+
+
+def test_derived_parts_are_in_the_second_answer_alone(tmp_path):
+    annotation = person("everything", 5)
+    for part in ("right_arm", "left_arm"):
+        annotation["part_state"][part] = "derived"
+    known, likely = possible_classes(target(tmp_path, [annotation]), SIDE)
+    assert classes_at(known, figure(5)["right_arm"]) == {"right_arm", "left_arm"}
+    assert classes_at(likely, figure(5)["right_arm"]) == {"right_arm"}
 
 
 def test_derived_parts_have_their_weight(tmp_path):
     annotation = person("everything", 5)
-    annotation["part_state"]["right_arm"] = "derived"
-    _, weights = whole_picture(target(tmp_path, [annotation]), 112, 0.25)
-    assert (at(weights[NAMES.index("right_arm")], figure(5)["torso"]) == 0.25).all()
-    assert (at(weights[NAMES.index("left_arm")], figure(5)["torso"]) == 1).all()
+    annotation["part_state"] = dict.fromkeys(annotation["part_state"], "derived")
+    annotation["part_state"]["body"] = "known"
+    found = target(tmp_path, [annotation])
+    features = torch.randn(1, 8, HEIGHT // 4, WIDTH // 4)
+    losses = []
+    for weight in (0.0, 0.25, 1.0):
+        torch.manual_seed(0)
+        branch = PartSegmentation(8, 4, BODYPARTS_7, derived_weight=weight)
+        losses.append(branch.losses(branch(features), [found])["loss_segmentation"].item())
+    body_alone, some, everything = losses
+    assert everything > body_alone
+    assert some == pytest.approx(0.75 * body_alone + 0.25 * everything)
+
+
+def test_the_loss_is_of_the_sum_of_what_is_possible(tmp_path):
+    """By hand: logits that are the same everywhere."""
+    found = target(tmp_path, [person("body", 5)])
+    branch = PartSegmentation(8, 4, BODYPARTS_7)
+    p = torch.tensor([0.4, 0.3, 0.1, 0.05, 0.05, 0.05, 0.05])
+    logits = p.log()[None, :, None, None].expand(1, -1, HEIGHT // 4, WIDTH // 4)
+    loss = branch.losses(logits, [found])["loss_segmentation"]
+    (sets, _) = possible_classes(found, SIDE)
+    share = (~sets[0]).float().mean()
+    assert 0.05 < share < 0.5
+    expected = -(share * np.log(0.6) + (1 - share) * np.log(0.4))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_nothing_is_known_where_it_is_to_be_ignored(tmp_path):
     shared = person("everything", 5)
     shared["ignore_segmentation"] = encode_mask(rectangle(80, 0, 90, 40))
-    annotations = [shared, person("joints", 40), person("crowd", 80)]
-    _, weights = whole_picture(target(tmp_path, annotations), 112)
-    assert (at(weights[0], rectangle(82, 2, 88, 38)) == 0).all()
-    assert (at(weights[0], figure(40)["torso"]) == 0).all()
-    assert (at(weights[0], figure(80)["torso"]) == 0).all()
-    assert (at(weights[0], figure(5)["torso"]) == 1).all()
+    annotations = [shared, person("joints", 40), {**person("crowd", 80), "part_state": {}}]
+    for sets in possible_classes(target(tmp_path, annotations), SIDE):
+        assert classes_at(sets, rectangle(80, 0, 90, 40)) == set(CLASSES)
+        assert classes_at(sets, figure(40)["torso"]) == set(CLASSES)
+        assert classes_at(sets, figure(80)["torso"]) == set(CLASSES)
+        assert classes_at(sets, figure(5)["torso"]) == {"torso"}
+
+
+def test_a_crowd_tells_what_is_there_and_not_whose(tmp_path):
+    """As PASCAL-Person-Part's pixels in several boxes: to ignore in each, and of a crowd."""
+    first = person("everything", 5)
+    first["ignore_segmentation"] = encode_mask(figure(5)["head"])
+    crowd = person("everything", 5)
+    crowd.update(
+        iscrowd=1,
+        segmentation=encode_mask(figure(5)["head"]),
+        part_segmentation={"head": encode_mask(figure(5)["head"])},
+    )
+    found = target(tmp_path, [first, crowd])
+    assert found.gt_classes.tolist() == [0, -1]
+    for sets in possible_classes(found, SIDE):
+        assert classes_at(sets, figure(5)["head"]) == {"head"}
+        assert classes_at(sets, figure(5)["torso"]) == {"torso"}
+
+
+def test_where_people_overlap_it_may_be_eithers(tmp_path):
+    one, other = person("everything", 5), person("everything", 5)
+    del other["part_segmentation"]["head"]
+    other["part_segmentation"]["torso"] = encode_mask(figure(5)["head"])
+    for sets in possible_classes(target(tmp_path, [one, other]), SIDE):
+        assert classes_at(sets, figure(5)["head"]) == {"head", "torso"}
 
 
 @pytest.mark.parametrize("annotations", [[], [person("joints")]], ids=["nobody", "joints"])
 def test_pictures_that_are_not_exhaustive_know_nothing(tmp_path, annotations):
     found = target(tmp_path, annotations, exhaustive=False)
-    truth, weights = whole_picture(found, 112)
-    assert not truth.any()
-    assert not weights.any()
+    for sets in possible_classes(found, SIDE):
+        assert sets.all()
     branch = PartSegmentation(8, 4, BODYPARTS_7)
     features = torch.randn(1, 8, HEIGHT // 4, WIDTH // 4, requires_grad=True)
     loss = branch.losses(branch(features), [found])["loss_segmentation"]
-    assert loss == 0
+    assert loss.item() == pytest.approx(0, abs=1e-6)
     loss.backward()
     assert not features.grad.any()
 
 
+def test_people_are_known_where_others_are_not(tmp_path):
+    """As Leeds Sports Pose with derived parts: one person's parts, nothing of the body."""
+    annotation = person("everything", 5)
+    del annotation["segmentation"], annotation["part_state"]["body"]
+    annotation["part_state"] = dict.fromkeys(annotation["part_state"], "derived")
+    found = target(tmp_path, [annotation], exhaustive=False)
+    known, likely = possible_classes(found, SIDE)
+    assert known.all()
+    for part, mask in figure(5).items():
+        assert classes_at(likely, mask) == {part}
+    assert classes_at(likely, ~whole(5)) == set(CLASSES)
+
+
 def test_an_empty_picture_is_background(tmp_path):
-    truth, weights = whole_picture(target(tmp_path, []), 112)
-    assert not truth.any()
-    assert (weights == 1).all()
+    for sets in possible_classes(target(tmp_path, []), SIDE):
+        assert sets[0].all() and not sets[1:].any()
 
 
 def test_it_learns_where_parts_are(tmp_path):
@@ -139,8 +241,20 @@ def test_the_masks_start_from_it_and_their_loss_does_not_reach_it(small_cfg, sma
 
     with torch.no_grad():
         before = logits()
-        branch.predictor.bias += 2
-        torch.testing.assert_close(logits() - before, torch.full_like(before, 2), atol=1e-3, rtol=0)
+        # The background, as likely as each of the six parts, gets twice the odds.
+        branch.predictor.weight.zero_()
+        branch.predictor.bias.zero_()
+        even = logits()
+        assert (before - even).abs().max() > 0.01
+        branch.predictor.bias[0] += np.log(2)
+        change = logits() - even
+    torch.testing.assert_close(
+        change[:, 0], torch.full_like(change[:, 0], -np.log(2)), atol=1e-3, rtol=0
+    )
+    parts = np.log((1 / 8) / (7 / 8)) - np.log((1 / 7) / (6 / 7))
+    torch.testing.assert_close(
+        change[:, 1:], torch.full_like(change[:, 1:], parts), atol=1e-3, rtol=0
+    )
 
 
 def test_the_whole_model_has_the_loss_only_where_asked(small_cfg, small_records):

@@ -200,7 +200,9 @@ def test_a_part_in_two_boxes_only_is_unknown(tmp_path):
         arm = decode_mask(person["ignore_segmentation"])
         np.testing.assert_array_equal(arm, block(22, 30, 26, 34))
         assert person["bbox"] == box
-    assert ignored == []
+    (crowd,) = ignored
+    assert_masks(crowd, {"lower_arms": block(22, 30, 26, 34)})
+    np.testing.assert_array_equal(decode_mask(crowd["segmentation"]), block(22, 30, 26, 34))
     for schema, union in ((BODYPARTS_11, "lower_arm"), (BODYPARTS_7, "arm")):
         for person in annotations_of(tmp_path, labels, boxes, schema)[0]:
             assert not {union, f"right_{union}", f"left_{union}"} & set(person["part_state"])
@@ -221,9 +223,10 @@ def test_a_box_without_labels_is_ignored(tmp_path):
     assert len(people) == 1
     (region,) = ignored
     np.testing.assert_array_equal(decode_mask(region["segmentation"]), block(5, 45, 50, 70))
+    assert region["part_state"] == {}
 
 
-def test_people_without_a_box_are_ignored_one_by_one(tmp_path):
+def test_people_without_a_box_are_crowds_one_by_one(tmp_path):
     # The first one's head and torso are apart, as labels sometimes are.
     strangers = (
         (HEAD, 5, 10, 5, 10),
@@ -234,6 +237,17 @@ def test_people_without_a_box_are_ignored_one_by_one(tmp_path):
     assert people == []
     assert [region["bbox"] for region in ignored] == [[5, 5, 5, 15], [60, 5, 10, 15]]
     assert ignored[0]["area"] == 5 * 5 + 6 * 5
+    assert_masks(ignored[0], {"head": block(5, 10, 5, 10), "torso": block(14, 20, 5, 10)})
+    assert set(ignored[0]["part_state"]) == set(PASCAL_PERSON_PART.channels)
+
+
+def test_a_crowds_limbs_have_no_side(tmp_path):
+    labels = labels_of((TORSO, 5, 20, 60, 70), (UPPER_ARM, 5, 20, 56, 60))
+    _, (crowd,) = annotations_of(tmp_path, labels, [], BODYPARTS_11)
+    np.testing.assert_array_equal(unsided_of(crowd)["upper_arm"], labels == UPPER_ARM)
+    # No legs: both sides are known to be empty.
+    assert {"right_upper_leg", "left_upper_leg", "upper_arm"} <= set(crowd["part_state"])
+    assert not {"right_upper_arm", "left_upper_arm"} & set(crowd["part_state"])
 
 
 def test_a_box_that_reaches_out_of_the_picture(tmp_path):
@@ -376,7 +390,8 @@ def test_pixels_are_given_to_the_right_person(shared_dir, real, image_id, expect
     samples = shared_dir / "samples" / "voc_part"
     (truth,) = voc_part.read_image(image_id, samples, PASCAL_PERSON_PART).pictures
     bodies = [decode_mask(a["segmentation"]) for a in truth.annotations]
-    for person, owner in zip(picture.annotations, expected, strict=True):
+    people = [a for a in picture.annotations if not a["iscrowd"]]
+    for person, owner in zip(people, expected, strict=True):
         if owner is None:
             assert "segmentation" not in person
         else:
@@ -405,6 +420,12 @@ def test_real_pictures(real):
                 x0, y0, x1, y1 = mask_box(decode_mask(annotation["segmentation"]))
                 assert annotation["bbox"] == [x0, y0, x1 - x0, y1 - y0]
         assert covered[labels > 0].all()
+        # Of every labelled pixel somebody, or a crowd, knows the part.
+        known = np.zeros(labels.shape, np.uint8)
+        for annotation in picture.annotations:
+            for name, mask in masks_of(annotation).items():
+                known[mask] = PASCAL_PERSON_PART.index(name)
+        np.testing.assert_array_equal(known, labels)
         share_of_labels.append(np.count_nonzero(given) / np.count_nonzero(labels))
     # The last one is a group whose boxes overlap.
     assert min(share_of_labels[:-1]) > 0.7 and share_of_labels[-1] > 0.3

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from detectron2_bodyparts.readers.sides import split_sides
+from detectron2_bodyparts.readers.sides import rightness, split_sides
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -46,3 +47,32 @@ def test_an_undecided_piece_leaves_the_limb_unknown():
 def test_nothing_is_split_into_nothing():
     right, left = split_sides(np.zeros((4, 4), bool), np.zeros((4, 4)))
     assert not right.any() and not left.any()
+
+
+def point(x, y):
+    return np.array([x, y], float)
+
+
+def test_the_nearer_bone_gives_the_side():
+    limb = np.ones((21, 41), bool)
+    limb[:, 20] = False
+    right, left = (point(5, 0), point(5, 20)), (point(35, 0), point(35, 20))
+    opinion = rightness(limb, [right], [left])
+    assert (opinion[:, :20] > 0).all() and (opinion[:, 21:] < 0).all() and not opinion[:, 20].any()
+    np.testing.assert_allclose(opinion[:, ::-1], -opinion, atol=1e-6)
+    np.testing.assert_allclose(opinion[:, 5], 1)  # on the bone
+    assert opinion[10, 10] == pytest.approx((25 - 5) / (25 + 5))
+
+
+def test_one_sides_bone_tells_of_what_is_near_to_it():
+    limb = np.ones((21, 101), bool)
+    opinion = rightness(limb, [(point(5, 0), point(5, 20))], [])
+    assert opinion[10, 5] == 1 and opinion[10, 15] == pytest.approx((20 - 10) / (20 + 10))
+    assert opinion[10, 90] < 0  # farther than the bone is long
+    np.testing.assert_array_equal(rightness(limb, [], [(point(5, 0), point(5, 20))]), -opinion)
+
+
+def test_without_bones_there_is_no_opinion():
+    limb = np.ones((4, 4), bool)
+    assert not rightness(limb, [], []).any()
+    assert split_sides(limb, rightness(limb, [], [])) is None

@@ -11,8 +11,10 @@ BODYPARTS := $(VENV)/bin/bodyparts
 QUICK_START := configs/quick_schedules/synthetic_quick_start.yaml
 TRUTH := $(DEMO)/datasets/synthetic/synthetic_val.bodyparts-7.json
 
-# For the shipped model: BodyPix's model-stride16.json; where Detectron2 trains; datasets' folder.
+# For the shipped model: BodyPix's and MoveNet Thunder's TensorFlow.js models; where Detectron2
+# trains; datasets' folder.
 BODYPIX ?= bodypix/model-stride16.json
+MOVENET ?= movenet-thunder/model.json
 DEVICE ?= cpu
 DETECTRON2_DATASETS ?= datasets
 MODEL := configs/bodyparts_rcnn_mobilenet_v1_075_FPN.yaml
@@ -66,15 +68,15 @@ model: $(VENV)/installed $(MODEL_OUTPUT)/backbone.pth \
 	$(BODYPARTS) export $(MODEL_OUTPUT)/bodyparts.onnx --half --config-file $(MODEL) \
 	  --weights $(MODEL_OUTPUT)/model_final.pth
 
-$(MODEL_OUTPUT)/backbone.pth: $(BODYPIX)
+$(MODEL_OUTPUT)/backbone.pth: $(BODYPIX) | $(VENV)/installed
 	mkdir -p $(MODEL_OUTPUT)
 	$(PY) -m detectron2_bodyparts.modeling.bodypix $(BODYPIX) $@
 
-$(PPP)_train_sides.bodyparts-11.json: $(BODYPIX)
+$(PPP)_train_sides.bodyparts-11.json: $(MOVENET) | $(VENV)/installed
 	$(PY) datasets/prepare_pascal_person_part.py --schema bodyparts-11
-	$(PY) datasets/prepare_pascal_person_part_sides.py --teacher $(BODYPIX)
+	$(PY) datasets/prepare_pascal_person_part_sides.py --teacher $(MOVENET)
 
-$(LSPET)_train_derived.bodyparts-11.json:
+$(LSPET)_train_derived.bodyparts-11.json: | $(VENV)/installed
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11 --split train --derive-parts
 

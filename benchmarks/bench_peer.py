@@ -1,7 +1,7 @@
 """A model beside BodyPix 0.75 on real pictures, both on the CPU by ONNX Runtime, in one run.
 
     python benchmarks/bench_peer.py --teacher model-stride16.json \\
-      $DETECTRON2_DATASETS/pascal_person_part/pascal_person_part_val.bodyparts-11.json \\
+      $DETECTRON2_DATASETS/pascal_person_part/pascal_person_part_val.pascal-person-part.json \\
       $DETECTRON2_DATASETS/lspet/lspet_val.bodyparts-11.json
 
 Of every file of records (pictures and label maps lie beside it):

@@ -92,15 +92,14 @@ class PartSegmentation(nn.Module):
         wholes = [Boxes(logits.new_tensor([[0, 0, *t.image_size[::-1]]])) for t in targets]
         log_p = self.pooler([logits], wholes).log_softmax(dim=1)
         pairs = [possible_classes(t, self.side) for t in targets]
-        loss = 0
-        for sets, weight in zip(
-            zip(*pairs, strict=True), (1 - self.derived_weight, self.derived_weight), strict=True
-        ):
-            possible = torch.stack(sets)
-            nll = -log_p.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
-            known = ~possible.all(dim=1)
-            loss = loss + weight * (nll * known).sum()
-        return {"loss_segmentation": loss / known.sum().clamp(min=1) * self.loss_weight}
+        by_known, by_all = (torch.stack(sets) for sets in zip(*pairs, strict=True))
+
+        def surprise(possible: torch.Tensor) -> torch.Tensor:
+            return -log_p.masked_fill(~possible, -torch.inf).logsumexp(dim=1).sum()
+
+        loss = torch.lerp(surprise(by_known), surprise(by_all), self.derived_weight)
+        cells = (~by_all.all(dim=1)).sum().clamp(min=1)
+        return {"loss_segmentation": loss / cells * self.loss_weight}
 
 
 @torch.no_grad()

@@ -134,6 +134,15 @@ def test_a_union_is_content_with_either_side_but_not_with_none():
     assert loss("left_arm") == pytest.approx(0, abs=1e-6)
     assert loss() > 1
 
+    # It makes up no side: right and left are pushed by their odds, not the likelier one alone.
+    logits = torch.zeros(1, CHANNELS, 28, 28)
+    logits[:, BODYPARTS_7.index("right_arm")] = np.log(2)
+    logits.requires_grad_()
+    part_mask_loss(logits, masks, BOX).backward()
+    right, left = (logits.grad[0, BODYPARTS_7.index(f"{s}_arm")] for s in ("right", "left"))
+    assert (left[union] < 0).all()
+    torch.testing.assert_close(right, 2 * left)
+
 
 @pytest.mark.parametrize(
     "decoder, side, conv_dim", [("efficient", 28, 64), ("original", 56, 256), ("efficient", 28, 16)]

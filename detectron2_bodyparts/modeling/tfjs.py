@@ -80,6 +80,9 @@ class TfjsGraph:
         waiting = [output]
         while waiting:
             name = waiting[-1]
+            if name in values:
+                waiting.pop()
+                continue
             node = self._nodes[name]
             sources = [s.partition(":") for s in node.get("input", ()) if not s.startswith("^")]
             missing = [source for source, _, _ in sources if source not in values]
@@ -93,7 +96,6 @@ class TfjsGraph:
                 for source, _, part in sources
             ]
             values[name] = self._run(node, inputs, image)
-            waiting.pop()
         return values[output]
 
     def _run(self, node: Mapping[str, Any], inputs: Sequence[Any], image: torch.Tensor) -> Any:

@@ -14,7 +14,8 @@ of COCO's keys an annotation has
 * ``score`` (optional): 0..1, where a model labelled: how sure it was of the person.
 
 Images carry ``exhaustive``: false where there may be people nobody labelled. Regions in which
-nothing is to be counted are ``iscrowd: 1``. ``info`` names the schemas.
+nothing is to be counted are ``iscrowd: 1``; what they know of parts says what is there, not whose.
+``info`` names the schemas.
 
 Masks are boolean (H, W) arrays over the whole picture. Coordinates are COCO's: boxes XYWH in
 pixels, joints as pixel indices (the centre of the first pixel is 0).
@@ -469,7 +470,7 @@ def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
         if list(mask.shape) != size:
             faults.append(f"mask of {name!r} is {list(mask.shape)}, the picture is {size}")
         decoded[name] = mask
-    if annotation["iscrowd"]:
+    if annotation["iscrowd"] and not annotation["part_state"]:
         return faults
 
     states = annotation["part_state"]

@@ -209,7 +209,7 @@ def _transformed_box(
 def _pack(
     planes: list[np.ndarray | None], states: list[np.ndarray | None], schema: PartSchema
 ) -> PartMasks:
-    """PartMasks with an entry for every instance; regions to ignore know nothing."""
+    """PartMasks with an entry for every instance; of one without a plane nothing is known."""
     nothing = np.zeros((1, 1), np.uint8)
     unknown = np.zeros(len(target_names(schema)), np.uint8)
     return PartMasks.from_planes(

@@ -18,6 +18,7 @@ MOVENET ?= movenet-thunder/model.json
 DEVICE ?= cpu
 DETECTRON2_DATASETS ?= datasets
 MODEL := configs/bodyparts_rcnn_mobilenet_v1_075_FPN.yaml
+PRETRAINING := configs/bodyparts_rcnn_mobilenet_v1_075_FPN_pretraining.yaml
 MODEL_OUTPUT ?= output/mobilenet_v1_075
 
 .PHONY: demo demo-trained model test lint bench clean
@@ -61,12 +62,16 @@ LSPET := $(DETECTRON2_DATASETS)/lspet/lspet
 model: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 model: export MALLOC_TRIM_THRESHOLD_ = 8000000000
 model: export DETECTRON2_DATASETS := $(DETECTRON2_DATASETS)
-model: $(VENV)/installed $(MODEL_OUTPUT)/backbone.pth \
-    $(PPP)_train_sides.bodyparts-11.json $(LSPET)_train_derived.bodyparts-11.json
+model: $(MODEL_OUTPUT)/pretraining/model_final.pth
 	$(PY) train_net.py --resume --config-file $(MODEL) OUTPUT_DIR $(MODEL_OUTPUT) \
-	  MODEL.WEIGHTS $(MODEL_OUTPUT)/backbone.pth MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
+	  MODEL.WEIGHTS $< MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
 	$(BODYPARTS) export $(MODEL_OUTPUT)/bodyparts.onnx --half --config-file $(MODEL) \
 	  --weights $(MODEL_OUTPUT)/model_final.pth
+
+$(MODEL_OUTPUT)/pretraining/model_final.pth: $(MODEL_OUTPUT)/backbone.pth \
+    $(PPP)_train_sides.bodyparts-11.json $(LSPET)_train_derived.bodyparts-11.json
+	$(PY) train_net.py --resume --config-file $(PRETRAINING) OUTPUT_DIR $(@D) \
+	  MODEL.WEIGHTS $< MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
 
 $(MODEL_OUTPUT)/backbone.pth: $(BODYPIX) | $(VENV)/installed
 	mkdir -p $(MODEL_OUTPUT)
@@ -74,6 +79,7 @@ $(MODEL_OUTPUT)/backbone.pth: $(BODYPIX) | $(VENV)/installed
 
 $(PPP)_train_sides.bodyparts-11.json: $(MOVENET) | $(VENV)/installed
 	$(PY) datasets/prepare_pascal_person_part.py --schema bodyparts-11
+	$(PY) datasets/prepare_pascal_person_part.py --schema pascal-person-part --split val
 	$(PY) datasets/prepare_pascal_person_part_sides.py --teacher $(MOVENET)
 
 $(LSPET)_train_derived.bodyparts-11.json: | $(VENV)/installed

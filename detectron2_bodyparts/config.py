@@ -60,6 +60,12 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Largest relative change of brightness, contrast and saturation in training.
     _C.INPUT.COLOR_JITTER = 0.0
 
+    # In place of INPUT.MIN_SIZE_TRAIN, large scale jitter (Ghiasi et al., 2021): pictures are
+    # resized to a longer side of SCALE_RANGE times so many pixels, and what is more than a square
+    # of this side is cut off. 0 = whole pictures.
+    _C.INPUT.PIECE_SIDE = 0
+    _C.INPUT.SCALE_RANGE = (0.7, 1.7)
+
     # How a mixture is sampled, with DATALOADER.SAMPLER_TRAIN "WeightedTrainingSampler": pairs of
     # dataset name and how often each of its pictures comes in an epoch, 1 where not named.
     # Detectron2 reads this key but does not define it.

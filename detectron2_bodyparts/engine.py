@@ -59,7 +59,12 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
-        ddp_model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        ddp_model = create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            device_ids=device_ids,
+            find_unused_parameters=getattr(model, "find_unused_parameters", False),
+        )
         step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = step(ddp_model, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

@@ -160,7 +160,7 @@ _DATASETS = (
     _Dataset(
         "pascal_person_part",
         "pascal_person_part",
-        {"train_sides": " --teacher model-stride16.json"},
+        {"train_sides": " --teacher movenet-thunder/model.json"},
         command="pascal_person_part_sides",
     ),
     _Dataset("lspet", "lspet", _splits("train", "val"), LSP_14.name, "lsp"),

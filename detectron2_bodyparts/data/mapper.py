@@ -71,6 +71,13 @@ class BodyPartsMapper:
     @classmethod
     def from_config(cls, cfg) -> dict:
         augmentations = utils.build_augmentation(cfg, is_train=True)
+        if cfg.INPUT.PIECE_SIDE:
+            side, (low, high) = cfg.INPUT.PIECE_SIDE, cfg.INPUT.SCALE_RANGE
+            # The first one resizes to INPUT.MIN_SIZE_TRAIN.
+            augmentations[:1] = [
+                T.ResizeScale(low, high, side, side),
+                T.RandomCrop("absolute", (side, side)),
+            ]
         if cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.COLOR_JITTER > 0:

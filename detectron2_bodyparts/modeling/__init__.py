@@ -3,7 +3,14 @@
 from . import backbone, mobilenet  # noqa: F401  (they register themselves)
 from .keypoint_head import BodyPartsKeypointHead
 from .mask_head import BodyPartsMaskHead
+from .pretraining import PartSegmentationPretraining
 from .proposals import BodyPartsRPN
 from .roi_heads import BodyPartsROIHeads
 
-__all__ = ["BodyPartsKeypointHead", "BodyPartsMaskHead", "BodyPartsROIHeads", "BodyPartsRPN"]
+__all__ = [
+    "BodyPartsKeypointHead",
+    "BodyPartsMaskHead",
+    "BodyPartsROIHeads",
+    "BodyPartsRPN",
+    "PartSegmentationPretraining",
+]

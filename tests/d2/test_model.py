@@ -18,7 +18,11 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
 
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
-from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
+from detectron2_bodyparts.data import (
+    BodyPartsMapper,
+    load_bodyparts_json,
+    register_bodyparts_dataset,
+)
 from detectron2_bodyparts.modeling.proposals import lies_in
 from detectron2_bodyparts.modeling.roi_heads import spread_over_people
 from detectron2_bodyparts.predictor import BodyPartsPredictor
@@ -33,6 +37,7 @@ CONFIGS = [
     "bodyparts_rcnn_R_50_FPN_1x_ppp.yaml",
     "bodyparts_rcnn_R_101_FPN_3x.yaml",
     "bodyparts_rcnn_mobilenet_v1_075_FPN.yaml",
+    "bodyparts_rcnn_mobilenet_v1_075_FPN_pretraining.yaml",
     "original_rcnn_R_50_FPN_1x.yaml",
     "stages/1_detection.yaml",
     "stages/2_parts.yaml",
@@ -198,6 +203,28 @@ def test_flipping_the_picture_flips_what_the_mapper_gives(small_cfg, tmp_path):
         )
     again, _ = twice["instances"].gt_part_masks.crop_and_resize(a.gt_boxes.tensor, 30)
     assert torch.equal(again, masks)
+
+
+def test_pieces_have_the_side_and_the_scales_that_were_asked_for(small_cfg, small_records):
+    small_cfg.INPUT.PIECE_SIDE = 64
+    small_cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
+    mapper = BodyPartsMapper(small_cfg)
+    picture = load_bodyparts_json(*small_records)[0]
+    pieces = [mapper(copy.deepcopy(picture)) for _ in range(150)]
+    widths = [p["image"].shape[2] for p in pieces]
+    heights = [p["image"].shape[1] for p in pieces]
+    # The longer side of 128 becomes 32 to 128, of which 64 are left; the shorter one 24 to 96.
+    assert 32 <= min(widths) < 40 and max(widths) == 64
+    assert 24 <= min(heights) < 30 and max(heights) == 64
+    for piece in pieces:
+        people = piece["instances"]
+        assert people.image_size == piece["image"].shape[1:]
+        if len(people) and people.gt_boxes.area() > 100:
+            body, _ = people.gt_part_masks.crop_and_resize(people.gt_boxes.tensor, 28)
+            x0, y0, x1, y1 = people.gt_boxes.tensor[0].int()
+            bright = (piece["image"][:, y0:y1, x0:x1].amax(dim=0) > 80).float().mean()
+            torch.testing.assert_close(bright, body[0, 0].float().mean(), rtol=0, atol=0.15)
+    assert sum(len(p["instances"]) for p in pieces) > 100
 
 
 def test_resizing_and_cropping_move_masks_boxes_and_joints_together(small_cfg, tmp_path):

@@ -13,11 +13,19 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import verify_results
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from detectron2_bodyparts.data import BodyPartsMapper, load_bodyparts_json
+from detectron2_bodyparts.data import (
+    BodyPartsMapper,
+    load_bodyparts_json,
+    register_bodyparts_dataset,
+)
+from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.evaluation import BodyPartsEvaluator
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, JHMDB_15
+
+from .conftest import HEIGHT, WIDTH, figure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +77,58 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(prepare
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
     assert any(not torch.equal(whole[n], half[n]) for n in whole)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_segmentation_is_trained_first_and_the_regions_from_there(
+    prepared, tmp_path, processes
+):
+    segmentation = ("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", "1.0")
+    first = (*segmentation, "MODEL.META_ARCHITECTURE", "PartSegmentationPretraining")
+    first = (*first, "SOLVER.CHECKPOINT_PERIOD", "1")
+    evaluated = train(prepared, tmp_path / "first", *first, processes=processes)
+    assert "mIoU" in evaluated
+    start, end = (weights(tmp_path / f"first/model_{step}.pth") for step in ("0000000", "final"))
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    trained = ("backbone.bottom_up.", "backbone.fpn_", "roi_heads.part_segmentation.")
+    assert moved and all(name.startswith(trained) for name in moved)
+    assert all(any(name.startswith(t) for name in moved) for t in trained)
+    final = str(tmp_path / "first/model_final.pth")
+    second = (*segmentation, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1", "MODEL.WEIGHTS", final)
+    output = train(prepared, tmp_path / "second", *second)
+    assert f"weights: {len(end)} of {len(end)} loaded" in output
+
+
+def test_a_segmentation_is_evaluated_as_one_person_of_the_whole_picture(
+    small_cfg, small_records, monkeypatch
+):
+    name = "evaluates_a_segmentation"
+    register_bodyparts_dataset(name, *small_records)
+    small_cfg.MODEL.META_ARCHITECTURE = "PartSegmentationPretraining"
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    small_cfg.DATASETS.TEST = (name,)
+    model = build_model(small_cfg)
+    places = iter(range(10, 90, 20))
+
+    def truth(images):
+        logits = torch.full((1, 7, HEIGHT // 4, WIDTH // 4), -9.0)
+        parts = figure(next(places))
+        logits[:, 0] = 0.0
+        for part, mask in parts.items():
+            channel = torch.tensor(mask)[2::4, 2::4]  # the pixel at a cell's centre
+            logits[0, BODYPARTS_7.index(part)][channel] = 9.0
+        return logits
+
+    monkeypatch.setattr(model, "_logits", truth)
+    found = Trainer.test(small_cfg, model)["parsing"]
+    assert found["mIoU"] > 65  # limbs are two cells wide: one cell aside would give 40
+    DatasetCatalog.remove(name)
+
+
+def test_there_is_nothing_to_pretrain_without_a_segmentation(small_cfg):
+    small_cfg.MODEL.META_ARCHITECTURE = "PartSegmentationPretraining"
+    with pytest.raises(ValueError, match="SEGMENTATION_LOSS_WEIGHT"):
+        build_model(small_cfg)
 
 
 def test_two_processes_train_and_agree_on_the_weights(prepared, tmp_path):

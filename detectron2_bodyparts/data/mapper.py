@@ -15,7 +15,15 @@ from detectron2.structures import Boxes, BoxMode, Instances, Keypoints
 from ..modeling.proposals import IGNORE_CLASS
 from ..records import mask_box
 from ..schema import KeypointSchema, PartSchema, get_keypoint_schema, get_part_schema
-from ..structures import BODY_BIT, UNKNOWN, PartMasks, mirror_parts, part_plane, target_names
+from ..structures import (
+    BODY_BIT,
+    IGNORE_BIT,
+    UNKNOWN,
+    PartMasks,
+    mirror_parts,
+    part_plane,
+    target_names,
+)
 
 # The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
 # picture because anchors do.
@@ -133,7 +141,8 @@ class BodyPartsMapper:
             ignored = bool(annotation.get("iscrowd", 0))
             if ignored and not self.keep_ignored:
                 continue
-            plane, state, box = None, None, None
+            plane, state = None, None
+            box = _transformed_box(annotation, transforms, shape)
             if self.part_schema is not None:
                 plane, state = part_plane(
                     annotation, self.part_schema, height, width, annotated_in=annotated_in
@@ -142,9 +151,7 @@ class BodyPartsMapper:
                     plane, state = mirror_parts(plane, state, self.part_schema)
                 plane = transforms.apply_segmentation(plane)
                 if state[0] != UNKNOWN:
-                    box = mask_box((plane & BODY_BIT) != 0) or (0, 0, 0, 0)
-            if box is None:
-                box = _transformed_box(annotation, transforms, shape)
+                    box = _visible_box(box, plane)
             if box[2] - box[0] < 1 or box[3] - box[1] < 1:
                 continue
             boxes.append(box)
@@ -211,6 +218,20 @@ def _transformed_box(
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
     box = transforms.apply_box(np.array([box]))[0]
     return tuple(np.clip(box, 0, (shape[1], shape[0], shape[1], shape[0])))
+
+
+def _visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...]:
+    """What a picture, which may be cut, shows of a person: the extent of their mask.
+
+    Pixels to ignore may be theirs, too, as far as the labelled box reaches: where people overlap, a
+    mask without them would make boxes too small.
+    """
+    seen = mask_box((plane & (BODY_BIT | IGNORE_BIT)) != 0)
+    if seen is None:
+        return (0, 0, 0, 0)
+    if not (plane & IGNORE_BIT).any():
+        return seen
+    return (*np.maximum(box[:2], seen[:2]), *np.minimum(box[2:], seen[2:]))
 
 
 def _pack(

@@ -16,6 +16,7 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
+from pycocotools import mask as mask_util
 
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
 from detectron2_bodyparts.data import (
@@ -26,9 +27,10 @@ from detectron2_bodyparts.data import (
 from detectron2_bodyparts.modeling.proposals import lies_in
 from detectron2_bodyparts.modeling.roi_heads import spread_over_people
 from detectron2_bodyparts.predictor import BodyPartsPredictor
+from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
-from .conftest import HEIGHT, WIDTH, as_dataset_dict, person
+from .conftest import HEIGHT, WIDTH, as_dataset_dict, person, rectangle
 
 CONFIGS = [
     "bodyparts_rcnn_R_50_FPN_1x.yaml",
@@ -203,6 +205,33 @@ def test_flipping_the_picture_flips_what_the_mapper_gives(small_cfg, tmp_path):
         )
     again, _ = twice["instances"].gt_part_masks.crop_and_resize(a.gt_boxes.tensor, 30)
     assert torch.equal(again, masks)
+
+
+def test_pixels_to_ignore_belong_to_the_box_as_far_as_it_was_labelled(small_cfg, tmp_path):
+    annotation = person("everything", 40)  # from x = 40 to 70, y = 10 to 86
+    small_cfg.INPUT.RANDOM_FLIP = "none"
+    mapper = BodyPartsMapper(small_cfg)
+
+    def box(lost, ignored):
+        """Of the person without the pixels that are lost, while others are ignored."""
+
+        def left(rle):
+            return encode_mask((mask_util.decode(rle) > 0) & ~lost)
+
+        parts = {part: left(rle) for part, rle in annotation["part_segmentation"].items()}
+        body = left(annotation["segmentation"])
+        cut = {**annotation, "segmentation": body, "part_segmentation": parts}
+        if ignored is not None:
+            cut["ignore_segmentation"] = encode_mask(ignored)
+        found = mapper(as_dataset_dict(tmp_path, [cut]))["instances"]
+        return found.gt_boxes.tensor[0].tolist()
+
+    right_half = rectangle(0, 55, HEIGHT, WIDTH)
+    assert box(right_half, None) == [40, 10, 55, 86]
+    assert box(right_half, right_half) == [40, 10, 70, 86]
+    assert box(right_half, rectangle(0, 55, HEIGHT, 65)) == [40, 10, 65, 86]
+    everything = rectangle(0, 0, HEIGHT, WIDTH)
+    assert box(everything, everything) == [40, 10, 70, 86]
 
 
 def test_pieces_have_the_side_and_the_scales_that_were_asked_for(small_cfg, small_records):

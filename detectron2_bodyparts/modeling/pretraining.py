@@ -39,11 +39,16 @@ class PartSegmentationPretraining(GeneralizedRCNN):
         logits = self._logits(self.preprocess_image(batched_inputs))
         return self.roi_heads.part_segmentation.losses(logits, targets)
 
-    def inference(self, batched_inputs: list[dict], *args, **kwargs) -> list[dict]:
-        """See `GeneralizedRCNN.inference`, whose other arguments are not looked at.
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[dict] | list[Instances]:
+        """See `GeneralizedRCNN.inference`.
 
         Returns:
-            Of every picture one person of score 1, whose box is the picture.
+            Of every picture one person of score 1, whose box is the picture, whatever was detected.
         """
         images = self.preprocess_image(batched_inputs)
         wholes = [Boxes(images.tensor.new_tensor([[0, 0, w, h]])) for h, w in images.image_sizes]
@@ -58,6 +63,8 @@ class PartSegmentationPretraining(GeneralizedRCNN):
             )
             for size, whole, of_one in zip(images.image_sizes, wholes, masks, strict=True)
         ]
+        if not do_postprocess:
+            return people
         return self._postprocess(people, batched_inputs, images.image_sizes)
 
     def _logits(self, images: ImageList) -> torch.Tensor:

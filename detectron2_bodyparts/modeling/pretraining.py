@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 class PartSegmentationPretraining(GeneralizedRCNN):
     """`GeneralizedRCNN` whose training is that of `PartSegmentation` and the features under it.
 
-    Such a step takes a quarter of the time of one with regions, and what decides how good the masks
+    Such a step takes a third of the time of one with regions, and what decides how good the masks
     become is learned there. The weights, those of the untrained heads among them, are what the
     same config takes as MODEL.WEIGHTS with MODEL.META_ARCHITECTURE "GeneralizedRCNN".
 

@@ -226,12 +226,16 @@ def _visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...]
     Pixels to ignore may be theirs, too, as far as the labelled box reaches: where people overlap, a
     mask without them would make boxes too small.
     """
-    seen = mask_box((plane & (BODY_BIT | IGNORE_BIT)) != 0)
+    seen = mask_box((plane & BODY_BIT) != 0)
+    ignored = mask_box((plane & IGNORE_BIT) != 0)
+    if ignored is None:
+        return seen or (0, 0, 0, 0)
+    theirs = (*np.maximum(box[:2], ignored[:2]), *np.minimum(box[2:], ignored[2:]))
     if seen is None:
-        return (0, 0, 0, 0)
-    if not (plane & IGNORE_BIT).any():
+        return theirs
+    if theirs[0] >= theirs[2] or theirs[1] >= theirs[3]:
         return seen
-    return (*np.maximum(box[:2], seen[:2]), *np.minimum(box[2:], seen[2:]))
+    return (*np.minimum(seen[:2], theirs[:2]), *np.maximum(seen[2:], theirs[2:]))
 
 
 def _pack(

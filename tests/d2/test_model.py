@@ -230,6 +230,7 @@ def test_pixels_to_ignore_belong_to_the_box_as_far_as_it_was_labelled(small_cfg,
     assert box(right_half, None) == [40, 10, 55, 86]
     assert box(right_half, right_half) == [40, 10, 70, 86]
     assert box(right_half, rectangle(0, 55, HEIGHT, 65)) == [40, 10, 65, 86]
+    assert box(right_half, rectangle(0, 80, HEIGHT, 90)) == [40, 10, 55, 86]
     everything = rectangle(0, 0, HEIGHT, WIDTH)
     assert box(everything, everything) == [40, 10, 70, 86]
 

@@ -177,6 +177,7 @@ def test_two_processes_give_exactly_the_figures_of_one(prepared, tmp_path):
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
+import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -189,6 +190,8 @@ def main(args):
     assert comm.get_world_size() == args.num_gpus
     if comm.is_main_process():
         Path(cfg.OUTPUT_DIR, "results.json").write_text(json.dumps(results))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else a process may abort while it ends
 
 if __name__ == "__main__":
     args = train_net.default_argument_parser().parse_args()

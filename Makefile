@@ -69,7 +69,8 @@ model: $(MODEL_OUTPUT)/pretraining/model_final.pth
 	  --weights $(MODEL_OUTPUT)/model_final.pth
 
 $(MODEL_OUTPUT)/pretraining/model_final.pth: $(MODEL_OUTPUT)/backbone.pth \
-    $(PPP)_train_sides.bodyparts-11.json $(LSPET)_train_derived.bodyparts-11.json
+    $(PPP)_train_sides.bodyparts-11.json $(LSPET)_train_derived.bodyparts-11.json \
+    $(PPP)_val.pascal-person-part.json
 	$(PY) train_net.py --resume --config-file $(PRETRAINING) OUTPUT_DIR $(@D) \
 	  MODEL.WEIGHTS $< MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
 
@@ -79,8 +80,10 @@ $(MODEL_OUTPUT)/backbone.pth: $(BODYPIX) | $(VENV)/installed
 
 $(PPP)_train_sides.bodyparts-11.json: $(MOVENET) | $(VENV)/installed
 	$(PY) datasets/prepare_pascal_person_part.py --schema bodyparts-11
-	$(PY) datasets/prepare_pascal_person_part.py --schema pascal-person-part --split val
 	$(PY) datasets/prepare_pascal_person_part_sides.py --teacher $(MOVENET)
+
+$(PPP)_val.pascal-person-part.json: | $(VENV)/installed
+	$(PY) datasets/prepare_pascal_person_part.py --schema pascal-person-part --split val
 
 $(LSPET)_train_derived.bodyparts-11.json: | $(VENV)/installed
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11

@@ -226,16 +226,11 @@ def _visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...]
     Pixels to ignore may be theirs, too, as far as the labelled box reaches: where people overlap, a
     mask without them would make boxes too small.
     """
-    seen = mask_box((plane & BODY_BIT) != 0)
-    ignored = mask_box((plane & IGNORE_BIT) != 0)
-    if ignored is None:
-        return seen or (0, 0, 0, 0)
-    theirs = (*np.maximum(box[:2], ignored[:2]), *np.minimum(box[2:], ignored[2:]))
-    if seen is None:
-        return theirs
-    if theirs[0] >= theirs[2] or theirs[1] >= theirs[3]:
-        return seen
-    return (*np.minimum(seen[:2], theirs[:2]), *np.maximum(seen[2:], theirs[2:]))
+    x0, y0 = np.floor(box[:2]).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    seen = (plane & BODY_BIT) != 0
+    seen[y0:y1, x0:x1] |= plane[y0:y1, x0:x1] >= IGNORE_BIT
+    return mask_box(seen) or (0, 0, 0, 0)
 
 
 def _pack(

@@ -16,7 +16,6 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
-from pycocotools import mask as mask_util
 
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
 from detectron2_bodyparts.data import (
@@ -27,7 +26,7 @@ from detectron2_bodyparts.data import (
 from detectron2_bodyparts.modeling.proposals import lies_in
 from detectron2_bodyparts.modeling.roi_heads import spread_over_people
 from detectron2_bodyparts.predictor import BodyPartsPredictor
-from detectron2_bodyparts.records import encode_mask
+from detectron2_bodyparts.records import decode_mask, encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
 from .conftest import HEIGHT, WIDTH, as_dataset_dict, person, rectangle
@@ -216,7 +215,7 @@ def test_pixels_to_ignore_belong_to_the_box_as_far_as_it_was_labelled(small_cfg,
         """Of the person without the pixels that are lost, while others are ignored."""
 
         def left(rle):
-            return encode_mask((mask_util.decode(rle) > 0) & ~lost)
+            return encode_mask(decode_mask(rle) & ~lost)
 
         parts = {part: left(rle) for part, rle in annotation["part_segmentation"].items()}
         body = left(annotation["segmentation"])

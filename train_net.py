@@ -9,6 +9,7 @@ On a machine without a GPU add ``MODEL.DEVICE cpu``; ``--num-gpus`` is then the 
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup, hooks, launch
 from detectron2.evaluation import verify_results
@@ -54,10 +55,18 @@ def main(args):
     return trainer.train()
 
 
+def main_of_several(args):
+    """`main`, then leave the group of processes: who ends within it may abort, on a CPU."""
+    results = main(args)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return results
+
+
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
     launch(
-        main,
+        main_of_several,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,

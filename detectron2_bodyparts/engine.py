@@ -43,7 +43,8 @@ from .schema import get_keypoint_schema, get_part_schema
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with the plugin's mapper, evaluator and load report.
 
-    Beside that it runs several processes on CPUs, and goes on where it was after ``--resume``:
+    Beside that it runs several processes on CPUs, where ``SOLVER.AMP.ENABLED`` lets the backbone
+    train in bfloat16, and goes on where it was after ``--resume``:
     Detectron2's samplers would start their stream over, ours skips what was seen. With a ``SEED``
     every step has random numbers of its own, so that with DATALOADER.NUM_WORKERS 0 and without
     ASPECT_RATIO_GROUPING a resumed run ends with the very weights of one that was not
@@ -65,7 +66,11 @@ class Trainer(DefaultTrainer):
             device_ids=device_ids,
             find_unused_parameters=getattr(model, "find_unused_parameters", False),
         )
-        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        step = SimpleTrainer
+        if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+            _train_in_bfloat16(model.backbone)
+        elif cfg.SOLVER.AMP.ENABLED:
+            step = AMPTrainer
         self._trainer = step(ddp_model, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = BodyPartsCheckpointer(
@@ -176,6 +181,24 @@ def _numpy_seed(seed: int) -> Iterator[None]:
     finally:
         if seed >= 0:
             np.random.set_state(state)
+
+
+def _train_in_bfloat16(backbone: nn.Module) -> None:
+    """Let a backbone compute in bfloat16 in training; its outputs are float32.
+
+    Detectron2's AMPTrainer knows CUDA only. The rest of a model stays in float32: Detectron2's
+    pooling would round boxes to the type of the features, which of bfloat16 is two pixels.
+    """
+    forward = backbone.forward
+
+    def autocast(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not backbone.training:
+            return forward(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = forward(x)
+        return {name: feature.float() for name, feature in features.items()}
+
+    backbone.forward = autocast
 
 
 class _SeedEveryStep(HookBase):

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from detectron2_bodyparts.data import (
     BodyPartsMapper,
@@ -129,6 +130,38 @@ def test_there_is_nothing_to_pretrain_without_a_segmentation(small_cfg):
     small_cfg.MODEL.META_ARCHITECTURE = "PartSegmentationPretraining"
     with pytest.raises(ValueError, match="SEGMENTATION_LOSS_WEIGHT"):
         build_model(small_cfg)
+
+
+def test_on_a_cpu_amp_trains_the_backbone_in_bfloat16_and_evaluates_in_float32(
+    small_cfg, small_records
+):
+    name = "trains_in_bfloat16"
+    register_bodyparts_dataset(name, *small_records)
+    small_cfg.DATASETS.TRAIN = (name,)
+    picture = torch.randn(1, 3, 64, 64)
+    model = Trainer(small_cfg).model
+    exact = model.backbone(picture)
+
+    small_cfg.SOLVER.AMP.ENABLED = True
+    trainer = Trainer(small_cfg)
+    trainer.model.load_state_dict(model.state_dict())
+    backbone, inner = trainer.model.backbone, []
+    backbone.fpn_lateral2.register_forward_hook(lambda _, __, output: inner.append(output.dtype))
+    rounded = backbone(picture)
+    assert inner == [torch.bfloat16]
+    for level, feature in exact.items():
+        assert rounded[level].dtype == torch.float32
+        torch.testing.assert_close(rounded[level], feature, atol=0.2, rtol=0.1)
+        assert not torch.equal(rounded[level], feature)
+    before = backbone.fpn_lateral2.weight.detach().clone()
+    with EventStorage():
+        trainer.run_step()
+    assert not torch.equal(backbone.fpn_lateral2.weight, before)
+
+    trainer.model.eval()
+    backbone(picture)
+    assert inner[-1] == torch.float32
+    DatasetCatalog.remove(name)
 
 
 def test_two_processes_train_and_agree_on_the_weights(prepared, tmp_path):

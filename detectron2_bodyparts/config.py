@@ -34,6 +34,8 @@ def add_bodyparts_config(cfg: CN) -> None:
 
     # The decoder of BodyPartsMaskHead: "efficient", or "original" (MaskRCNN_body, 2017).
     _C.MODEL.ROI_MASK_HEAD.DECODER = "efficient"
+    # Feature maps of the mask head, finest first; () = those of ROI_HEADS.
+    _C.MODEL.ROI_MASK_HEAD.IN_FEATURES = ()
     _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0
     # Weight of channels that a reader derived rather than read.
     _C.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT = 0.5

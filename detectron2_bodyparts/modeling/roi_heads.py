@@ -74,11 +74,19 @@ class BodyPartsROIHeads(StandardROIHeads):
                 finest.stride,
                 get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
                 side=ret["mask_head"].mask_side,
-                norm=cfg.MODEL.ROI_MASK_HEAD.NORM,
                 loss_weight=cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT,
                 derived_weight=cfg.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT,
             )
         return ret
+
+    @classmethod
+    def _init_mask_head(cls, cfg, input_shape) -> dict:
+        own = cfg.MODEL.ROI_MASK_HEAD.IN_FEATURES
+        if own:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.ROI_HEADS.IN_FEATURES = own
+        return super()._init_mask_head(cfg, input_shape)
 
     @torch.no_grad()
     def label_and_sample_proposals(

@@ -40,7 +40,6 @@ class PartSegmentation(nn.Module):
         part_schema: PartSchema,
         *,
         side: int = 112,
-        norm: str = "",
         loss_weight: float = 1.0,
         derived_weight: float = 1.0,
     ) -> None:
@@ -50,12 +49,12 @@ class PartSegmentation(nn.Module):
             stride: of the feature map, in pixels.
             part_schema: the channels; in place of the body, the first class is the background.
             side: S, of the regions' masks, and of the grid over a picture for the loss.
-            norm: normalisation, as `detectron2.layers.get_norm` takes it.
             loss_weight: multiplier of the loss.
             derived_weight: weight, from 0 to 1, of what only derived channels tell.
         """
         super().__init__()
-        self.conv = conv_3x3(in_channels, in_channels, norm)
+        # With a group norm, as the regions' heads have it, so few channels learn much slower.
+        self.conv = conv_3x3(in_channels, in_channels, norm="")
         self.predictor = Conv2d(in_channels, len(part_schema.channels), 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)

@@ -49,6 +49,12 @@ MODELS = {
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
     ],
+    "masks from finer levels than boxes": [
+        *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
+        *("MODEL.ROI_MASK_HEAD.IN_FEATURES", ("p2",)),
+        *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
+    ],
     "segmentation, own joint features": ["MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0],
     "other schemas": [
         *("MODEL.BODYPARTS.PART_SCHEMA", "bodyparts-11"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, Keypoints
 from detectron2.structures.keypoints import heatmaps_to_keypoints
 from detectron2.utils.events import EventStorage
@@ -275,3 +276,14 @@ def test_zero_losses_still_touch_every_parameter():
     sum(losses.values()).backward()
     for head in (mask_head, joint_head):
         assert all(p.grad is not None for p in head.parameters())
+
+
+def test_the_mask_head_may_take_finer_features_than_the_box_head(small_cfg):
+    small_cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4"]
+    heads = build_model(small_cfg).roi_heads
+    assert heads.mask_in_features == ["p2", "p3", "p4"]
+    small_cfg.MODEL.ROI_MASK_HEAD.IN_FEATURES = ("p2",)
+    heads = build_model(small_cfg).roi_heads
+    assert heads.mask_in_features == ("p2",) and len(heads.mask_pooler.level_poolers) == 1
+    assert heads.box_in_features == ["p2", "p3", "p4"]
+    assert small_cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p2", "p3", "p4"]

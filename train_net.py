@@ -55,18 +55,23 @@ def main(args):
     return trainer.train()
 
 
-def main_of_several(args):
-    """`main`, then leave the group of processes: who ends within it may abort, on a CPU."""
-    results = main(args)
+def leave_group():
+    """Leave the group of processes, if there is one: who ends within it may abort, on a CPU."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def run(args):
+    """`main` as a process of its own."""
+    results = main(args)
+    leave_group()
     return results
 
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
     launch(
-        main_of_several,
+        run,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,

@@ -44,12 +44,11 @@ class Trainer(DefaultTrainer):
     """Detectron2's trainer with the plugin's mapper, evaluator and load report.
 
     Beside that it runs several processes on CPUs, where ``SOLVER.AMP.ENABLED`` lets the backbone
-    train in bfloat16, and goes on where it was after ``--resume``:
-    Detectron2's samplers would start their stream over, ours skips what was seen. With a ``SEED``
-    every step has random numbers of its own, so that with DATALOADER.NUM_WORKERS 0 and without
-    ASPECT_RATIO_GROUPING a resumed run ends with the very weights of one that was not
-    interrupted; with workers or grouping, the order of pictures is kept (but for the few that wait
-    in a group) and their augmentations differ.
+    train in bfloat16, and goes on where it was after ``--resume``: Detectron2's samplers would
+    start their stream over, ours skips what was seen. With a ``SEED`` every step has random numbers
+    of its own, so that with DATALOADER.NUM_WORKERS 0 and without ASPECT_RATIO_GROUPING a resumed
+    run ends with the very weights of one that was not interrupted; with workers or grouping, the
+    order of pictures is kept (but for the few that wait in a group) and their augmentations differ.
     """
 
     def __init__(self, cfg) -> None:

@@ -29,6 +29,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     # start; 0 = there is none.
     _C.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 0.0
 
+    # Out of training the part segmentation is the mean of two looks: at the picture, and at its
+    # mirror image at this share of its size; 0 = one look. Of the plugin's two backbones.
+    _C.MODEL.FPN.SECOND_LOOK = 0.0
+
     # Basic blocks in each stage of build_small_resnet_fpn_backbone.
     _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)
 
@@ -41,6 +45,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     _C.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT = 0.5
     # Weight of the Dice loss beside the cross-entropy of the masks.
     _C.MODEL.ROI_MASK_HEAD.DICE_LOSS_WEIGHT = 0.0
+
+    # With a part segmentation, the mask head adds to it. Out of training this share of what it adds
+    # to the parts counts; of what it adds to the body, which says whose they are, all does.
+    _C.MODEL.ROI_MASK_HEAD.PART_RESIDUAL = 1.0
 
     # The joint head works on the mask head's trunk instead of regions of its own.
     _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = False

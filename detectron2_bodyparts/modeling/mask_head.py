@@ -58,7 +58,9 @@ class EfficientDecoder(nn.Module):
 
     scale = 4
 
-    def __init__(self, in_channels: int, num_channels: int, conv_dim: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, num_channels: int, conv_dim: int, norm: str, residual: bool
+    ) -> None:
         super().__init__()
         d = conv_dim
         self.trunk_channels = d
@@ -77,7 +79,7 @@ class EfficientDecoder(nn.Module):
             conv_3x3(d, 2 * d, ""),
             _PixelShuffle(),
             conv_3x3(d // 2, d // 2, ""),
-            _predictor(d // 2, num_channels, cells=4),
+            _predictor(d // 2, num_channels, residual, cells=4),
             _PixelShuffle(),
         )
 
@@ -102,7 +104,9 @@ class OriginalDecoder(nn.Module):
 
     scale = 2
 
-    def __init__(self, in_channels: int, num_channels: int, conv_dim: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, num_channels: int, conv_dim: int, norm: str, residual: bool
+    ) -> None:
         super().__init__()
         self.trunk_channels = conv_dim
         dims = [in_channels] + [conv_dim] * 4
@@ -111,7 +115,8 @@ class OriginalDecoder(nn.Module):
         )
         deconv = ConvTranspose2d(conv_dim, conv_dim, kernel_size=2, stride=2)
         weight_init.c2_msra_fill(deconv)
-        self.upsample = nn.Sequential(deconv, nn.ReLU(), _predictor(conv_dim, num_channels))
+        predictor = _predictor(conv_dim, num_channels, residual)
+        self.upsample = nn.Sequential(deconv, nn.ReLU(), predictor)
 
     def trunk(self, x: torch.Tensor) -> torch.Tensor:
         """(R, in_channels, s, s) -> (R, trunk_channels, s, s)."""
@@ -123,11 +128,18 @@ class OriginalDecoder(nn.Module):
 PART_PRIOR = 0.1
 
 
-def _predictor(in_channels: int, num_channels: int, *, cells: int = 1) -> Conv2d:
-    """Logits of each channel, for ``cells`` cells of the mask a position."""
+def _predictor(in_channels: int, num_channels: int, residual: bool, *, cells: int = 1) -> Conv2d:
+    """Logits of each channel, for ``cells`` cells of the mask a position; or, what to add to some.
+
+    A residual is zero at first: the prior is in what it is added to.
+    """
+    predictor = Conv2d(in_channels, num_channels * cells, kernel_size=1)
+    if residual:
+        nn.init.zeros_(predictor.weight)
+        nn.init.zeros_(predictor.bias)
+        return predictor
     # Not Mask R-CNN's 0.001: from weights that are all but equal, the channels of right and left
     # get the same gradients and stay alike for hundreds of steps.
-    predictor = Conv2d(in_channels, num_channels * cells, kernel_size=1)
     nn.init.normal_(predictor.weight, std=0.1)
     nn.init.constant_(predictor.bias, math.log(PART_PRIOR / (1 - PART_PRIOR)))
     nn.init.constant_(predictor.bias[:cells], 0)  # the body
@@ -236,6 +248,8 @@ class BodyPartsMaskHead(nn.Module):
         loss_weight: float = 1.0,
         derived_loss_weight: float = 1.0,
         dice_loss_weight: float = 0.0,
+        residual: bool = False,
+        part_residual: float = 1.0,
     ) -> None:
         """
         Args:
@@ -247,13 +261,16 @@ class BodyPartsMaskHead(nn.Module):
             loss_weight: multiplier of the loss.
             derived_loss_weight: weight of channels that were derived rather than labelled.
             dice_loss_weight: weight of the Dice loss beside the cross-entropy.
+            residual: its logits are added to a segmentation's; see `forward_from_trunk`.
+            part_residual: how much of what is added to the parts is added out of training; the
+                body, which says whose they are, gets all of it.
         """
         super().__init__()
         if decoder not in _DECODERS:
             raise ValueError(f"no decoder {decoder!r}; there are {sorted(_DECODERS)}")
         self.part_schema = part_schema
         self.decoder = _DECODERS[decoder](
-            input_shape.channels, len(part_schema.channels), conv_dim, norm
+            input_shape.channels, len(part_schema.channels), conv_dim, norm, residual
         )
         side = input_shape.height
         # The trunk's output, for a joint head that shares it.
@@ -262,6 +279,7 @@ class BodyPartsMaskHead(nn.Module):
         self.loss_weight = loss_weight
         self.derived_loss_weight = derived_loss_weight
         self.dice_loss_weight = dice_loss_weight
+        self.part_residual = part_residual
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
@@ -274,6 +292,8 @@ class BodyPartsMaskHead(nn.Module):
             "loss_weight": cfg.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT,
             "derived_loss_weight": cfg.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT,
             "dice_loss_weight": cfg.MODEL.ROI_MASK_HEAD.DICE_LOSS_WEIGHT,
+            "residual": bool(cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT),
+            "part_residual": cfg.MODEL.ROI_MASK_HEAD.PART_RESIDUAL,
         }
 
     def trunk(self, x: torch.Tensor) -> torch.Tensor:
@@ -308,6 +328,8 @@ class BodyPartsMaskHead(nn.Module):
         """
         logits = self.decoder.upsample(features)
         if segmentation is not None:
+            if not self.training:
+                logits = torch.cat([logits[:, :1], logits[:, 1:] * self.part_residual], dim=1)
             logits = logits + segmentation
         if self.training:
             return {"loss_mask": self.loss(logits, instances)}

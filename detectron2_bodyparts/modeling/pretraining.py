@@ -68,5 +68,4 @@ class PartSegmentationPretraining(GeneralizedRCNN):
         return self._postprocess(people, batched_inputs, images.image_sizes)
 
     def _logits(self, images: ImageList) -> torch.Tensor:
-        features = self.backbone(images.tensor)[self.roi_heads.mask_in_features[0]]
-        return self.roi_heads.part_segmentation(features)
+        return self.roi_heads.segment(self.backbone(images.tensor))

@@ -9,6 +9,7 @@ from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Instances, pairwise_iou
 
 from ..schema import get_part_schema
+from .backbone import MIRRORED
 from .proposals import lies_in, split_ignored
 from .segmentation import PartSegmentation
 
@@ -68,6 +69,11 @@ class BodyPartsROIHeads(StandardROIHeads):
             ret["keypoint_pooler"] = None
             ret["keypoint_head"] = build_keypoint_head(cfg, ret["mask_head"].trunk_shape)
         if cfg.MODEL.MASK_ON and cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT:
+            if cfg.MODEL.FPN.SECOND_LOOK and MIRRORED not in input_shape:
+                raise ValueError(
+                    "MODEL.FPN.SECOND_LOOK: only the plugin's own backbones look twice, "
+                    f"{cfg.MODEL.BACKBONE.NAME} does not"
+                )
             finest = input_shape[ret["mask_in_features"][0]]
             ret["part_segmentation"] = PartSegmentation(
                 finest.channels,
@@ -133,8 +139,15 @@ class BodyPartsROIHeads(StandardROIHeads):
     def _with_segmentation(self, features):
         if self.part_segmentation is None:
             return features
+        return {**features, _SEGMENTATION: self.segment(features)}
+
+    def segment(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Feature maps -> logits (B, C, h, w) of `PartSegmentation`, of both looks if there are."""
         logits = self.part_segmentation(features[self.mask_in_features[0]])
-        return {**features, _SEGMENTATION: logits}
+        if MIRRORED not in features:
+            return logits
+        mirrored = self.part_segmentation(features[MIRRORED])
+        return self.part_segmentation.mean_of_looks(logits, mirrored)
 
     def _trunk_and_masks(self, features, instances: list[Instances]):
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]

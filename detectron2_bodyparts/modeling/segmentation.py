@@ -58,6 +58,7 @@ class PartSegmentation(nn.Module):
         self.predictor = Conv2d(in_channels, len(part_schema.channels), 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)
+        self.flip_permutation = list(part_schema.flip_permutation)
         self.side = side
         self.pooler = ROIPooler((side, side), [1 / stride], 1, "ROIAlignV2")
         self.loss_weight = loss_weight
@@ -66,6 +67,20 @@ class PartSegmentation(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, h, w) -> logits (B, C, h, w) of the background and the parts."""
         return self.predictor(self.conv(features))
+
+    def mean_of_looks(self, logits: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+        """The mean of the probabilities that a picture and its mirror image get.
+
+        Args:
+            logits: (B, C, h, w), of `forward`.
+            mirrored: (B, C, h', w'), of `forward` on the mirror image of any size.
+
+        Returns:
+            Their logarithm, (B, C, h, w), which are logits, too.
+        """
+        p = mirrored.softmax(dim=1)[:, self.flip_permutation].flip(3)
+        p = nn.functional.interpolate(p, logits.shape[-2:], mode="bilinear")
+        return ((logits.softmax(dim=1) + p) / 2).log()
 
     def on_regions(self, logits: torch.Tensor, boxes: list[Boxes]) -> torch.Tensor:
         """What `forward` gave -> (R, C, S, S) on all pictures' boxes, end to end.

@@ -49,6 +49,10 @@ MODELS = {
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
     ],
+    "two looks": [
+        *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        *("MODEL.FPN.SECOND_LOOK", 0.65),
+    ],
     "masks from finer levels than boxes": [
         *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
         *("MODEL.ROI_MASK_HEAD.IN_FEATURES", ("p2",)),
@@ -73,11 +77,13 @@ def random_predictor(cfg, score_threshold: float = 0.0) -> BodyPartsPredictor:
     cfg.TEST.DETECTIONS_PER_IMAGE = 5
     torch.manual_seed(3)
     model = build_model(cfg)
-    scales = {"cls_score": 30, "bbox_pred": 30, "score_lowres": 5}
+    scales = {"cls_score": 30, "bbox_pred": 30, "score_lowres": 5, "predictor": 30}
     for name, module in model.named_modules():
         scale = scales.get(name.rpartition(".")[2])
         if scale is not None:
             module.weight.data *= scale
+        elif isinstance(module, torch.nn.Conv2d) and not module.weight.any():
+            torch.nn.init.normal_(module.weight, std=0.1)  # what is added to a segmentation
     cfg.MODEL.WEIGHTS = save_weights(model, Path(cfg.OUTPUT_DIR) / "random.pth")
     return BodyPartsPredictor(cfg)
 

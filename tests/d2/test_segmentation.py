@@ -6,6 +6,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from detectron2_bodyparts.data import BodyPartsMapper, load_bodyparts_json
 from detectron2_bodyparts.engine import Trainer
@@ -240,7 +241,20 @@ def test_the_masks_start_from_it_and_their_loss_does_not_reach_it(small_cfg, sma
         return found.pred_part_masks.logit()
 
     with torch.no_grad():
+        # An untrained head adds nothing to them.
+        model.eval()
+        features = model.backbone(model.preprocess_image(pictures[:1]).tensor)
+        box = [Boxes(torch.tensor([[10.0, 10, 60, 80]]))]
+        start = branch.on_regions(model.roi_heads.segment(features), box)
+        torch.testing.assert_close(logits(), start, atol=1e-4, rtol=0)
+        nn.init.normal_(model.roi_heads.mask_head.decoder.upsample[-2].weight, std=0.1)
         before = logits()
+        added = before - start
+        assert (added.abs().amax(dim=(0, 2, 3)) > 0.01).all()
+        model.roi_heads.mask_head.part_residual = 0.5
+        added[:, 1:] /= 2
+        torch.testing.assert_close(logits() - start, added, atol=1e-3, rtol=0)
+        model.roi_heads.mask_head.part_residual = 1.0
         # The background, as likely as each of the six parts, gets twice the odds.
         branch.predictor.weight.zero_()
         branch.predictor.bias.zero_()
@@ -267,3 +281,49 @@ def test_the_whole_model_has_the_loss_only_where_asked(small_cfg, small_records)
             losses = model([mapper(picture) for picture in pictures])
         assert ("loss_segmentation" in losses) == bool(weight)
         assert model.eval()([{"image": mapper(pictures[0])["image"]}])
+
+
+def test_two_looks_of_the_same_size_make_the_mirror_image_of_the_picture_the_answers(small_cfg):
+    """Whatever the weights are, sides exchanged."""
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    small_cfg.MODEL.FPN.SECOND_LOOK = 1.0
+    model = Trainer.build_model(small_cfg).eval()
+    picture = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def answer(x):
+        return model.roi_heads.segment(model.backbone(x)).softmax(dim=1)
+
+    with torch.no_grad():
+        model.roi_heads.part_segmentation.predictor.weight.mul_(100)
+        found, mirrored = answer(picture), answer(picture.flip(3))
+        permutation = list(BODYPARTS_7.flip_permutation)
+        torch.testing.assert_close(mirrored.flip(3)[:, permutation], found)
+        assert (mirrored.flip(3) - found).abs().max() > 0.01  # sides are told apart
+        model.backbone.second_look = 0.0
+        assert (answer(picture) - found).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("height, width, expected", [(64, 96, (32, 64)), (32, 160, (32, 96))])
+def test_the_second_look_is_at_a_smaller_picture_out_of_training_only(
+    small_cfg, height, width, expected
+):
+    small_cfg.MODEL.FPN.SECOND_LOOK = 0.5
+    backbone = Trainer.build_model(small_cfg).backbone
+    picture = torch.zeros(1, 3, height, width)
+    assert "mirrored" not in backbone(picture)
+    features = backbone.eval()(picture)
+    assert features["mirrored"].shape[-2:] == (expected[0] // 4, expected[1] // 4)
+    shape = backbone.output_shape()["mirrored"]
+    assert (shape.channels, shape.stride) == (features["mirrored"].shape[1], 4)
+
+
+def test_other_backbones_do_not_look_twice(small_cfg):
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    small_cfg.MODEL.FPN.SECOND_LOOK = 0.5
+    small_cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    with pytest.raises(ValueError, match="build_resnet_fpn_backbone does not"):
+        Trainer.build_model(small_cfg)
+    small_cfg.MODEL.BACKBONE.NAME = "build_small_resnet_fpn_backbone"
+    small_cfg.MODEL.FPN.SECOND_LOOK = 1.5
+    with pytest.raises(ValueError, match=r"in 0\.\.1"):
+        Trainer.build_model(small_cfg)

@@ -87,11 +87,12 @@ class EfficientDecoder(nn.Module):
         """(R, in_channels, s, s) -> (R, trunk_channels, s, s)."""
         x = self.reduce(x)
         half = self.down_2(x)
-        half = self.merge_2(half + _resized(self.down_4(half), half))
-        return self.merge(x + _resized(self.lateral(half), x))
+        half = self.merge_2(half + resized(self.down_4(half), half))
+        return self.merge(x + resized(self.lateral(half), x))
 
 
-def _resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(N, C, h, w) -> (N, C, H, W), bilinear, H and W those of ``like``."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..schema import PartSchema
 from ..structures import BODY_BIT, IGNORE_BIT, KNOWN, PART_BITS, UNKNOWN, target_codes
-from .mask_head import conv_3x3
+from .mask_head import conv_3x3, resized
 from .proposals import IGNORE_CLASS
 
 # Probabilities are kept this far from 0 and 1 where they become logits.
@@ -79,8 +79,7 @@ class PartSegmentation(nn.Module):
             Their logarithm, (B, C, h, w), which are logits, too.
         """
         p = mirrored.softmax(dim=1)[:, self.flip_permutation].flip(3)
-        p = nn.functional.interpolate(p, logits.shape[-2:], mode="bilinear")
-        return ((logits.softmax(dim=1) + p) / 2).log()
+        return ((logits.softmax(dim=1) + resized(p, logits)) / 2).log()
 
     def on_regions(self, logits: torch.Tensor, boxes: list[Boxes]) -> torch.Tensor:
         """What `forward` gave -> (R, C, S, S) on all pictures' boxes, end to end.

@@ -24,6 +24,9 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Regions of one picture that reach the mask and joint heads in training; 0 = no bound. The
     # memory of these heads is proportional to it.
     _C.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 64
+    # The mask and joint heads look at the box enlarged on every side by this share of its own side:
+    # a found box may cut off a foot.
+    _C.MODEL.BODYPARTS.REGION_MARGIN = 0.0
 
     # Weight of the loss of a part segmentation of the whole picture, from which the regions' masks
     # start; 0 = there is none.

@@ -91,8 +91,9 @@ def export_onnx(
 
     Input: ``image`` (H, W, 3) uint8, BGR, already resized as `ModelInfo` says. Outputs, for the N
     people found, N = 0 included: ``boxes`` (N, 4) XYXY in pixels of the input, ``scores`` (N,) in
-    0..1 and, where the model has them, ``part_probs`` (N, C, 112, 112), probabilities on the box,
-    and ``keypoints`` (N, K, 3) of x, y in pixels of the input (continuous) and score.
+    0..1 and, where the model has them, ``part_probs`` (N, C, 112, 112), probabilities on the box
+    enlarged by `ModelInfo.region_margin`, and ``keypoints`` (N, K, 3) of x, y in pixels of the
+    input (continuous) and score.
 
     Args:
         model: a model of the plugin's; it is left as it is, wherever it is.
@@ -119,6 +120,7 @@ def export_onnx(
         score_threshold=boxes.test_score_thresh,
         nms_threshold=boxes.test_nms_thresh,
         max_people=boxes.test_topk_per_image,
+        region_margin=getattr(model.roi_heads, "region_margin", 0.0),
     )
     traceable = _Traceable(copy.deepcopy(model).cpu().eval(), cfg.INPUT.FORMAT)
     outputs = ["boxes", "scores", *_head_fields(model)]

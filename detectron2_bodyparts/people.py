@@ -38,7 +38,7 @@ MASK_THRESHOLD = 0.5
 
 
 class Crop(NamedTuple):
-    """A person's masks on the pixels of their box, the part of it outside the picture cut off.
+    """A person's masks on the pixels of their box and its margin, as far as the picture goes.
 
     ``x0``, ``y0``: column and row of the crop's first pixel in the picture. ``labels``: (h, w)
     uint8, 0 = no part, else the channel's index. ``body``: (h, w) bool. Labels lie inside the body.
@@ -64,11 +64,14 @@ class Person:
         image_size: (H, W) of the picture.
         box: (4,) float32, XYXY absolute.
         score: 0..1.
-        part_probs: (C, S, S) probabilities on the box, or None where the model has no parts.
+        part_probs: (C, S, S) probabilities on the box enlarged by ``margin``, or None where the
+            model has no parts.
         keypoints: (K, 3) of continuous x, y and score, or None where the model has no joints.
         part_schema, keypoint_schema: the names of the C channels and the K joints.
         id: in a video, the number that the person keeps from frame to frame, from 1; None where
             there is none (yet).
+        margin: what is added to the box on every side, as a share of its own side, where the masks
+            are: a box may cut off a foot.
 
     What needs masks or joints that the model does not give raises ``ValueError``.
     """
@@ -81,9 +84,10 @@ class Person:
     part_schema: PartSchema
     keypoint_schema: KeypointSchema
     id: int | None = None
+    margin: float = 0.0
 
     def crop(self) -> Crop:
-        """The masks on the box alone: what to use where the whole picture is not needed."""
+        """The masks where they are alone: what to use where the whole picture is not needed."""
         return self._crop
 
     @cached_property
@@ -104,13 +108,17 @@ class Person:
         return Crop(x0, y0, labels, body)
 
     def _grid(self) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """The box's first column and row, and what interpolates the masks to its pixels."""
+        """The masks' first column and row, and what interpolates them to the pixels."""
         if self.part_probs is None:
             raise ValueError("this prediction has no part masks")
         size = self.part_probs.shape[-1]
+        low, high = self.box[:2], self.box[2:]
+        more = (high - low) * self.margin
         (x0, columns), (y0, rows) = (
-            _interpolation(self.box[axis], self.box[axis + 2], self.image_size[1 - axis], size)
-            for axis in (0, 1)
+            _interpolation(start, end, length, size)
+            for start, end, length in zip(
+                low - more, high + more, self.image_size[::-1], strict=True
+            )
         )
         return x0, y0, columns, rows
 
@@ -204,11 +212,14 @@ class People(Sequence[Person]):
         image_size: (H, W) of the picture.
         boxes: (N, 4), XYXY absolute; kept as float32.
         scores: (N,), 0..1; kept as float32.
-        part_probs: (N, C, S, S) float, probabilities on the box; None: the model has no parts.
+        part_probs: (N, C, S, S) float, probabilities on the box enlarged by ``margin``; None: the
+            model has no parts.
         keypoints: (N, K, 3) of continuous x, y and score; None: the model has no joints.
         part_schema, keypoint_schema: the names of the C channels and the K joints.
         ids: (N,) of the numbers that people keep from frame to frame, from 1, 0 = none (yet); None:
             nobody was followed. See `detectron2_bodyparts.tracking`.
+        margin: what is added to a box on every side, as a share of its own side, where the masks
+            are.
 
     Raises:
         ValueError: an array is not of the shape above.
@@ -222,6 +233,7 @@ class People(Sequence[Person]):
     part_schema: PartSchema
     keypoint_schema: KeypointSchema
     ids: np.ndarray | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         self.image_size = (int(self.image_size[0]), int(self.image_size[1]))
@@ -247,14 +259,15 @@ class People(Sequence[Person]):
 
         Args:
             instances: Detectron2's ``Instances`` with ``pred_boxes``, ``scores`` and, where the
-                model has them, ``pred_part_masks`` (N, C, S, S) and ``pred_keypoints`` (N, K, 3).
+                model has them, ``pred_part_masks`` (N, C, S, S), the ``pred_region_margin`` (N,)
+                these have around the box, and ``pred_keypoints`` (N, K, 3).
             part_schema, keypoint_schema: the model's.
         """
 
         def field(name: str) -> np.ndarray | None:
             return _to_numpy(instances.get(name)) if instances.has(name) else None
 
-        keypoints = field("pred_keypoints")
+        keypoints, margin = field("pred_keypoints"), field("pred_region_margin")
         return cls(
             image_size=instances.image_size,
             boxes=_to_numpy(instances.pred_boxes.tensor),
@@ -264,6 +277,7 @@ class People(Sequence[Person]):
             keypoints=None if keypoints is None else keypoints.copy(),
             part_schema=part_schema,
             keypoint_schema=keypoint_schema,
+            margin=0.0 if margin is None else float(margin.max(initial=0.0)),
         )
 
     def __len__(self) -> int:
@@ -292,6 +306,7 @@ class People(Sequence[Person]):
             self.part_schema,
             self.keypoint_schema,
             ids,
+            self.margin,
         )
 
     def confident(self, threshold: float) -> People:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -295,6 +296,29 @@ def test_from_instances_copies_the_joints():
     assert np.count_nonzero(people[0].body) == 16
 
 
+def test_masks_may_reach_beyond_the_box_by_a_margin():
+    people = make_people(np.ones((1, 2, 4, 4)), [[4, 3, 8, 5]], (8, 10))
+    wider = replace(people, margin=0.5)
+    expected = np.zeros((8, 10), dtype=bool)
+    expected[2:6, 2:10] = True
+    np.testing.assert_array_equal(wider[0].body, expected)
+    np.testing.assert_array_equal(wider.person_map() == 1, expected)
+    np.testing.assert_array_equal(wider[:1].confident(0.5)[0].body, expected)
+    np.testing.assert_array_equal(decode_mask(wider[0].to_json()["segmentation"]), expected)
+    assert wider[0].to_json()["bbox"] == people[0].to_json()["bbox"] == [4, 3, 4, 2]
+    assert people[0].body.sum() == 8
+    at_the_edge = replace(wider, boxes=np.float32([[0, 6, 4, 8]]))
+    assert at_the_edge[0].body[5:8, :6].all() and at_the_edge[0].body.sum() == 18
+
+
+def test_from_instances_takes_the_margin():
+    fields = {"scores": [0.5], "pred_part_masks": np.ones((1, 3, 4, 4))}
+    for more, margin in ({}, 0), ({"pred_region_margin": [0.25]}, 0.25):
+        instances = FakeInstances((9, 8), [[2, 2, 6, 6]], **fields, **more)
+        people = People.from_instances(instances, TWO_PARTS, ONE_JOINT)
+        assert people.margin == margin and people[0].margin == margin
+
+
 def test_from_instances_without_masks_and_joints():
     people = People.from_instances(
         FakeInstances((9, 8), [[0, 0, 4, 4]], scores=[0.75]), TWO_PARTS, ONE_JOINT
@@ -432,6 +456,7 @@ def test_views_add_up_the_parts_of_a_union():
         assert value == pytest.approx(expected.get(name, 0))
 
     pascal = people.view(PASCAL_PERSON_PART)
+    assert pascal.margin == people.margin
     assert pascal.part_probs[0, PASCAL_PERSON_PART.index("upper_arms"), 1, 1] == pytest.approx(0.55)
     assert pascal.part_probs[0, PASCAL_PERSON_PART.index("lower_arms"), 1, 1] == pytest.approx(0.9)
     assert people.view(BODYPARTS_11) is people

@@ -26,7 +26,7 @@ from ..schema import KeypointSchema, PartSchema
 # The key of a model's metadata under which its `ModelInfo` is.
 METADATA_KEY = "detectron2_bodyparts"
 # Raised when files of today could no longer be read, or read wrongly, by the code of yesterday.
-FILE_FORMAT = 1
+FILE_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class ModelInfo:
             The graph does it itself: it takes BGR in 0..255 of any size.
         weights: how they are stored, ``"float32"`` or ``"float16"``; all is computed in float32.
         score_threshold, nms_threshold, max_people: which people are found; part of the graph, too.
+        region_margin: what the masks show around the box; see `People`. In format 1 nothing.
     """
 
     version: str
@@ -59,6 +60,7 @@ class ModelInfo:
     score_threshold: float
     nms_threshold: float
     max_people: int
+    region_margin: float = 0.0
 
     def to_metadata(self) -> dict[str, str]:
         """The entry of the model's metadata."""
@@ -185,6 +187,7 @@ class OnnxPredictor:
             keypoints=keypoints,
             part_schema=self.part_schema,
             keypoint_schema=self.keypoint_schema,
+            margin=self.info.region_margin,
         )
         return people.confident(self._threshold)
 

@@ -294,10 +294,10 @@ def compact_people(people: People) -> dict[str, Any]:
 
     Returns:
         ``image_size`` [H, W] and ``people``: of each ``box`` (XYXY) and ``score``; where there are
-        masks ``mask``, a base64 PNG of the box's pixels (None: it has none) whose values are the
-        channels' indices (0 = body without a part; the number of channels, transparent = outside
-        the body), painted in their colours, and ``origin`` [x, y], its first pixel; where there are
-        joints ``joints``, [[x, y, score], ...]. Coordinates are continuous.
+        masks ``mask``, a base64 PNG of the pixels that may be theirs (None: there are none) whose
+        values are the channels' indices (0 = body without a part; the number of channels,
+        transparent = outside the body), painted in their colours, and ``origin`` [x, y], its first
+        pixel; where there are joints ``joints``, [[x, y, score], ...]. Coordinates are continuous.
     """
     answer = []
     for person in people:

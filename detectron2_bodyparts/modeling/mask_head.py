@@ -232,7 +232,7 @@ class BodyPartsMaskHead(nn.Module):
 
     In training gives ``loss_mask``. In inference sets on every picture's instances
 
-    * ``pred_part_masks``: (N, C, S, S) probabilities on the box, channels as in the schema,
+    * ``pred_part_masks``: (N, C, S, S) probabilities on ``pred_boxes``, channels as in the schema,
     * ``pred_masks``: (N, 1, S, S), the body alone, which is what Detectron2's post-processing,
       COCOEvaluator and Visualizer work on.
     """

@@ -6,7 +6,8 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_keypoint_head
 from detectron2.modeling.roi_heads import select_foreground_proposals
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import nn
 
 from ..schema import get_part_schema
 from .backbone import MIRRORED
@@ -26,6 +27,9 @@ class BodyPartsROIHeads(StandardROIHeads):
     * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
       pooled, and the trunk is run, once for both.
     * With ``part_segmentation`` the masks start from a part segmentation of the whole picture.
+    * With ``region_margin`` the mask and joint heads look at more than the box, which may cut off
+      a foot. ``pred_part_masks`` are then on that region, as ``pred_region_margin`` (N,) says;
+      ``pred_masks``, which Detectron2 pastes into the box, are on the box.
     """
 
     @configurable
@@ -36,6 +40,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         max_regions_per_image: int = 0,
         share_mask_features: bool = False,
         part_segmentation: PartSegmentation | None = None,
+        region_margin: float = 0.0,
         **kwargs,
     ) -> None:
         """
@@ -46,6 +51,7 @@ class BodyPartsROIHeads(StandardROIHeads):
                 bound.
             share_mask_features: the joint head takes the mask head's trunk.
             part_segmentation: of the finest feature map that the mask head pools from.
+            region_margin: what is added to a box on every side, as a share of its own side.
             kwargs: `StandardROIHeads`' own.
         """
         super().__init__(**kwargs)
@@ -57,11 +63,13 @@ class BodyPartsROIHeads(StandardROIHeads):
         self.max_regions_per_image = max_regions_per_image
         self.share_mask_features = share_mask_features
         self.part_segmentation = part_segmentation
+        self.region_margin = region_margin
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
         ret = super().from_config(cfg, input_shape)
         ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
+        ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
         shared = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
         ret["share_mask_features"] = shared
@@ -122,6 +130,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         if self.max_regions_per_image:
             foreground = [spread_over_people(f, self.max_regions_per_image) for f in foreground]
+        foreground = [self._regions(f, "proposal_boxes") for f in foreground]
         if self.share_mask_features:
             losses.update(self._forward_shared(features, foreground))
         else:
@@ -132,9 +141,24 @@ class BodyPartsROIHeads(StandardROIHeads):
     def forward_with_given_boxes(self, features, instances: list[Instances]) -> list[Instances]:
         """See `StandardROIHeads.forward_with_given_boxes`."""
         features = self._with_segmentation(features)
+        regions = [self._regions(i, "pred_boxes") for i in instances]
         if self.share_mask_features:
-            return self._forward_shared(features, instances)
-        return super().forward_with_given_boxes(features, instances)
+            regions = self._forward_shared(features, regions)
+        else:
+            regions = super().forward_with_given_boxes(features, regions)
+        for found, given in zip(regions, instances, strict=True):
+            found.pred_boxes = given.pred_boxes
+            if self.mask_on and self.region_margin:
+                found.pred_masks = on_boxes(found.pred_masks, self.region_margin)
+                margin = torch.full_like(found.pred_boxes.tensor[:, 0], self.region_margin)
+                found.pred_region_margin = margin
+        return regions
+
+    def _regions(self, instances: Instances, name: str) -> Instances:
+        """The same instances with their boxes, of that name, enlarged by the margin."""
+        regions = Instances(instances.image_size, **instances.get_fields())
+        regions.set(name, Boxes(enlarged(instances.get(name).tensor, self.region_margin)))
+        return regions
 
     def _with_segmentation(self, features):
         if self.part_segmentation is None:
@@ -179,6 +203,21 @@ class BodyPartsROIHeads(StandardROIHeads):
             regions = self.keypoint_pooler([features[f] for f in self.keypoint_in_features], boxes)
             return self.keypoint_head(regions, instances)
         return super()._forward_keypoint(features, instances)
+
+
+def enlarged(boxes: torch.Tensor, margin: float) -> torch.Tensor:
+    """(N, 4) XYXY boxes, each with a share of its sides more on every side."""
+    more = (boxes[:, 2:] - boxes[:, :2]) * margin
+    return torch.cat([boxes[:, :2] - more, boxes[:, 2:] + more], dim=1)
+
+
+def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:
+    """(N, C, S, S) on `enlarged` boxes -> the same on the boxes."""
+    cells = torch.arange(masks.shape[-1], device=masks.device, dtype=masks.dtype)
+    places = ((cells + 0.5) / masks.shape[-1] * 2 - 1) / (1 + 2 * margin)  # -1..1 is the region
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    grid = torch.stack([x, y], dim=-1).expand(len(masks), -1, -1, -1)
+    return nn.functional.grid_sample(masks, grid, align_corners=False)
 
 
 def spread_over_people(instances: Instances, count: int) -> Instances:

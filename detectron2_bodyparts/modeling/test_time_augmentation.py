@@ -14,6 +14,7 @@ from torch import nn
 
 from ..schema import BODY, get_keypoint_schema, get_part_schema
 from .keypoint_head import decode_keypoints
+from .roi_heads import enlarged, on_boxes
 
 
 class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
@@ -59,6 +60,7 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
             found = self._get_augmented_boxes(views, transforms)
         people = self._merge_detections(*found, size)
         heads = self.model.roi_heads
+        margin = getattr(heads, "region_margin", 0.0)
         if heads.mask_on or heads.keypoint_on:
             given = self._rescale_detected_boxes(views, people, transforms)
             outputs = self._batch_inference(views, given)
@@ -68,11 +70,16 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
             body = self.part_schema.index(BODY)
             people.pred_part_masks = masks
             people.pred_masks = masks[:, body : body + 1]
+            if margin:
+                people.pred_masks = on_boxes(people.pred_masks, margin)
+                people.pred_region_margin = torch.full_like(people.scores, margin)
         if heads.keypoint_on:
             permutation = self.keypoint_schema.flip_permutation
             logits = _average([o.pred_keypoint_heatmaps for o in outputs], transforms, permutation)
             people.pred_keypoint_heatmaps = logits
-            people.pred_keypoints = decode_keypoints(logits, people.pred_boxes.tensor)
+            people.pred_keypoints = decode_keypoints(
+                logits, enlarged(people.pred_boxes.tensor, margin)
+            )
         return {"instances": detector_postprocess(people, *size)}
 
 

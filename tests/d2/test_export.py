@@ -49,6 +49,11 @@ MODELS = {
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
     ],
+    "more than the box": [
+        *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
+        *("MODEL.BODYPARTS.REGION_MARGIN", 0.2),
+    ],
     "two looks": [
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.FPN.SECOND_LOOK", 0.65),
@@ -108,6 +113,7 @@ def assert_same(theirs: People, ours: People, slack: float = 1) -> None:
     assert ours.image_size == theirs.image_size
     assert ours.part_schema == theirs.part_schema
     assert ours.keypoint_schema == theirs.keypoint_schema
+    assert ours.margin == pytest.approx(theirs.margin)
     assert close(ours.boxes, theirs.boxes, 0.01)
     assert close(ours.scores, theirs.scores, 1e-4)
     for name, tolerance in (("part_probs", 1e-3), ("keypoints", 0.01)):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from detectron2_bodyparts.modeling import BodyPartsKeypointHead, BodyPartsMaskHead
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints, keypoint_loss
 from detectron2_bodyparts.modeling.mask_head import part_mask_loss
+from detectron2_bodyparts.modeling.roi_heads import enlarged, on_boxes
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, PartSchema
 from detectron2_bodyparts.structures import PartMasks, part_plane, target_names
@@ -163,6 +164,23 @@ def test_masks_are_112_whatever_decoder_and_schema(decoder, side, conv_dim, sche
         assert instances.pred_part_masks.shape == (count, len(schema.channels), 112, 112)
         assert instances.pred_masks.shape == (count, 1, 112, 112)
         assert torch.equal(instances.pred_masks[:, 0], instances.pred_part_masks[:, 0])
+
+
+def test_masks_on_enlarged_boxes_become_masks_on_the_boxes():
+    """A ramp over the picture stays what it is: value = x + 10 y at every place."""
+    boxes, margin, side = torch.tensor([[0.2, 0.1, 0.6, 0.9]]), 0.25, 28
+
+    def ramp(region):
+        low, high = region[0, :2], region[0, 2:]
+        cells = (torch.arange(side) + 0.5) / side
+        x, y = (low[i] + cells * (high[i] - low[i]) for i in (0, 1))
+        return (x[None] + 10 * y[:, None])[None, None]
+
+    regions = enlarged(boxes, margin)
+    torch.testing.assert_close(regions, torch.tensor([[0.1, -0.1, 0.7, 1.1]]))
+    torch.testing.assert_close(on_boxes(ramp(regions), margin), ramp(boxes))
+    torch.testing.assert_close(on_boxes(ramp(boxes), 0.0), ramp(boxes))
+    assert on_boxes(torch.zeros(0, 1, side, side), margin).shape == (0, 1, side, side)
 
 
 def gmac(decoder, side, conv_dim):

@@ -319,6 +319,65 @@ def untrained_predictor(cfg) -> BodyPartsPredictor:
     return BodyPartsPredictor(cfg)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_with_a_margin_the_heads_look_at_the_enlarged_box(small_cfg, small_records, shared):
+    _, root = small_records
+    image = cv2.imread(f"{root}/0.png")
+    small_cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = shared
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    predictor = untrained_predictor(small_cfg)
+    heads = predictor.model.roi_heads
+    boxes, larger = np.array([[40.0, 30, 80, 50]]), np.array([[32.0, 26, 88, 54]])
+    plain = predictor(image, larger)
+    assert plain.margin == 0
+    heads.region_margin = 0.2
+    people = predictor(image, boxes)
+    np.testing.assert_allclose(people.boxes, boxes, atol=1e-3)
+    assert people.margin == pytest.approx(0.2)
+    np.testing.assert_allclose(people.part_probs, plain.part_probs, atol=1e-5)
+    np.testing.assert_allclose(people.keypoints, plain.keypoints, atol=1e-3)
+
+    # What Detectron2 pastes into the box is what ours shows there, of a body that fills a triangle.
+    steps = torch.arange(112) / 112
+    triangle = torch.where(steps[:, None] + steps < 0.9, 50.0, -50.0)
+    heads.mask_head.decoder.upsample.register_forward_hook(lambda m, args, out: out * 0 + triangle)
+    instances = Instances(image.shape[:2], pred_boxes=Boxes(torch.tensor(boxes).float()))
+    instances.scores, instances.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad():
+        (output,) = predictor.model.inference([predictor._input(image)], [instances])
+    pasted = output["instances"].pred_masks[0].numpy()
+    ours = predictor(image, boxes)[0].body
+    box = np.zeros_like(ours)
+    box[30:50, 40:80] = True
+    assert not pasted[~box].any()
+    assert (pasted == ours)[31:49, 41:79].mean() > 0.98
+    assert 0.3 < ours[box].mean() < 0.6 and ours[~box].any()
+
+
+def test_with_a_margin_people_are_trained_on_the_enlarged_regions(small_cfg, small_records):
+    mapper = BodyPartsMapper(small_cfg)
+    pictures = [mapper(p) for p in load_bodyparts_json(*small_records)[:2]]
+    seen = {}
+    for margin in (0.0, 0.25):
+        small_cfg.MODEL.BODYPARTS.REGION_MARGIN = margin
+        torch.manual_seed(0)
+        model = build_model(small_cfg)
+        regions = seen[margin] = []
+
+        def note(module, args, out, regions=regions):
+            regions.append(torch.cat([i.proposal_boxes.tensor for i in args[1]]))
+
+        for head in (model.roi_heads.mask_head, model.roi_heads.keypoint_head):
+            head.register_forward_hook(note)
+        with EventStorage():
+            losses = model(pictures)
+        assert torch.isfinite(sum(losses.values()))
+    for plain, wide in zip(seen[0.0], seen[0.25], strict=True):
+        size = plain[:, 2:] - plain[:, :2]
+        torch.testing.assert_close(wide[:, :2], plain[:, :2] - size / 4)
+        torch.testing.assert_close(wide[:, 2:], plain[:, 2:] + size / 4)
+
+
 def test_predictor_on_batches_and_on_given_boxes(small_cfg, small_records):
     _, root = small_records
     small_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0

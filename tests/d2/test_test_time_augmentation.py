@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from detectron2_bodyparts.data import register_bodyparts_dataset
 from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
+from detectron2_bodyparts.modeling.roi_heads import enlarged
 from detectron2_bodyparts.modeling.test_time_augmentation import BodyPartsRCNNWithTTA, _average
 from detectron2_bodyparts.people import People
 from detectron2_bodyparts.schema import (
@@ -175,6 +176,19 @@ def test_the_mask_and_joint_heads_see_the_merged_boxes_alone(small_cfg, picture,
         module.register_forward_hook(lambda m, args, out: regions.append(len(args[0])))
     found = answer(augmented(small_cfg, model, HEIGHT, flip=True), picture)
     assert regions == [2 * len(found)] * 2
+
+
+def test_a_margin_is_kept(small_cfg, picture):
+    model = build_model(small_cfg).eval()
+    plain = answer(augmented(small_cfg, model, HEIGHT, flip=True), picture)
+    model.roi_heads.region_margin = 0.1
+    found = answer(augmented(small_cfg, model, HEIGHT, flip=True), picture)
+    assert not plain.has("pred_region_margin")
+    torch.testing.assert_close(found.pred_region_margin, torch.full((len(found),), 0.1))
+    assert torch.equal(found.pred_boxes.tensor, plain.pred_boxes.tensor)
+    regions = enlarged(found.pred_boxes.tensor, 0.1)
+    joints = decode_keypoints(found.pred_keypoint_heatmaps, regions)
+    torch.testing.assert_close(found.pred_keypoints, joints)
 
 
 @pytest.mark.parametrize("parts, joints", SCHEMAS)

@@ -93,6 +93,21 @@ def model(tmp_path) -> Path:
     return write_model(tmp_path / "model.onnx", INFO.to_metadata(), found)
 
 
+def test_files_of_the_first_format_show_the_box_alone(tmp_path):
+    content = json.loads(replace(INFO, region_margin=0.25).to_metadata()[METADATA_KEY])
+    assert ModelInfo.from_metadata({METADATA_KEY: json.dumps(content)}).region_margin == 0.25
+    del content["region_margin"]
+    metadata = {METADATA_KEY: json.dumps({**content, "format": 1})}
+    model = write_model(tmp_path / "old.onnx", metadata, answers([[10, 5, 20, 15]]))
+    assert OnnxPredictor(model)(np.zeros((20, 30, 3), np.uint8)).margin == 0
+
+
+def test_the_masks_margin_is_the_files(tmp_path):
+    metadata = replace(INFO, region_margin=0.25).to_metadata()
+    model = write_model(tmp_path / "model.onnx", metadata, answers([[10, 5, 20, 15]]))
+    assert OnnxPredictor(model)(np.zeros((20, 30, 3), np.uint8))[0].margin == 0.25
+
+
 def test_people_are_in_the_coordinates_of_the_picture_as_it_was(model):
     people = OnnxPredictor(model)(np.full((30, 45, 3), 200, np.uint8))
     assert people.image_size == (30, 45)
@@ -150,7 +165,7 @@ def metadata_with(**changes: object) -> dict[str, str]:
     ("metadata", "message"),
     [
         ({"author": "somebody"}, "no model of detectron2_bodyparts"),
-        (metadata_with(format=2, version="7.5"), r"format 1 or older, found 2.*7\.5"),
+        (metadata_with(format=3, version="7.5"), r"format 2 or older, found 3.*7\.5"),
         (metadata_with(format=None), "damaged"),
         (metadata_with(part_schema={"name": "x"}), "damaged.*channels"),
         (metadata_with(part_schema={"name": "x", "channels": ["head"]}), "first channel"),

@@ -59,6 +59,7 @@ demo-trained:
 # at every step costs a CPU much of its time.
 PPP := $(DETECTRON2_DATASETS)/pascal_person_part/pascal_person_part
 LSPET := $(DETECTRON2_DATASETS)/lspet/lspet
+CLOTHING := $(DETECTRON2_DATASETS)/clothing_co_parsing/clothing_co_parsing
 model: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 model: export MALLOC_TRIM_THRESHOLD_ = 8000000000
 model: export DETECTRON2_DATASETS := $(DETECTRON2_DATASETS)
@@ -69,8 +70,8 @@ model: $(MODEL_OUTPUT)/pretraining/model_final.pth
 	  --weights $(MODEL_OUTPUT)/model_final.pth
 
 $(MODEL_OUTPUT)/pretraining/model_final.pth: $(MODEL_OUTPUT)/backbone.pth \
-    $(PPP)_train_sides.bodyparts-11.json $(LSPET)_train_derived.bodyparts-11.json \
-    $(PPP)_val.pascal-person-part.json
+    $(PPP)_train_sides.bodyparts-11.json $(PPP)_val.pascal-person-part.json \
+    $(LSPET)_train_taught.bodyparts-11.json $(CLOTHING)_train_taught_sides.bodyparts-11.json
 	$(PY) train_net.py --resume --config-file $(PRETRAINING) OUTPUT_DIR $(@D) \
 	  MODEL.WEIGHTS $< MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
 
@@ -80,14 +81,23 @@ $(MODEL_OUTPUT)/backbone.pth: $(BODYPIX) | $(VENV)/installed
 
 $(PPP)_train_sides.bodyparts-11.json: $(MOVENET) | $(VENV)/installed
 	$(PY) datasets/prepare_pascal_person_part.py --schema bodyparts-11
-	$(PY) datasets/prepare_pascal_person_part_sides.py --teacher $(MOVENET)
+	$(PY) datasets/prepare_sides.py --teacher $(MOVENET)
 
 $(PPP)_val.pascal-person-part.json: | $(VENV)/installed
 	$(PY) datasets/prepare_pascal_person_part.py --schema pascal-person-part --split val
 
-$(LSPET)_train_derived.bodyparts-11.json: | $(VENV)/installed
+# Taught by the model that is in the package.
+$(LSPET)_train_taught.bodyparts-11.json: $(BODYPIX) | $(VENV)/installed
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11 --split train --derive-parts
+	$(PY) datasets/prepare_taught_parts.py --dataset lspet --bodypix $(BODYPIX) --device $(DEVICE)
+
+$(CLOTHING)_train_taught_sides.bodyparts-11.json: $(BODYPIX) $(MOVENET) | $(VENV)/installed
+	$(PY) datasets/prepare_clothing_co_parsing.py --schema bodyparts-11
+	$(PY) datasets/prepare_taught_parts.py --dataset clothing_co_parsing --bodypix $(BODYPIX) \
+	  --device $(DEVICE)
+	$(PY) datasets/prepare_sides.py --dataset clothing_co_parsing --split train_taught \
+	  --teacher $(MOVENET)
 
 # Set up and pass the tests. Those that need Detectron2 are skipped, with a line, where it is not.
 test: $(VENV)/installed

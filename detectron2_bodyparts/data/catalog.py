@@ -161,7 +161,23 @@ _DATASETS = (
         "pascal_person_part",
         "pascal_person_part",
         {"train_sides": " --teacher movenet-thunder/model.json"},
-        command="pascal_person_part_sides",
+        command="sides",
+    ),
+    _Dataset("clothing_co_parsing", "clothing_co_parsing", {"train": ""}),
+    _Dataset(
+        "clothing_co_parsing",
+        "clothing_co_parsing",
+        {"train_taught": " --dataset clothing_co_parsing --bodypix model-stride16.json"},
+        command="taught_parts",
+    ),
+    _Dataset(
+        "clothing_co_parsing",
+        "clothing_co_parsing",
+        {
+            "train_taught_sides": " --dataset clothing_co_parsing --split train_taught"
+            " --teacher movenet-thunder/model.json"
+        },
+        command="sides",
     ),
     _Dataset("lspet", "lspet", _splits("train", "val"), LSP_14.name, "lsp"),
     _Dataset(
@@ -170,6 +186,13 @@ _DATASETS = (
         {"train_derived": " --split train --derive-parts"},
         LSP_14.name,
         "lsp",
+    ),
+    _Dataset(
+        "lspet",
+        "lspet",
+        {"train_taught": " --dataset lspet --bodypix model-stride16.json"},
+        LSP_14.name,
+        "taught_parts",
     ),
     _Dataset(
         "lsp", "lsp", _splits("train", "test", more=" --root $DETECTRON2_DATASETS/lsp"), LSP_14.name

@@ -1,4 +1,4 @@
-"""datasets/prepare_pascal_person_part_sides.py, with a teacher that is not MoveNet."""
+"""datasets/prepare_sides.py, with a teacher that is not MoveNet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPE = 100, 120
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parents[2] / "datasets/prepare_pascal_person_part_sides.py"
+    path = Path(__file__).parents[2] / "datasets/prepare_sides.py"
     spec = importlib.util.spec_from_file_location("sides_script", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Sides and joints for PASCAL-Person-Part, from MoveNet (Google, Apache-2.0) as a teacher.
+"""Sides and joints for parts without sides, from MoveNet (Google, Apache-2.0) as a teacher.
 
-    python datasets/prepare_pascal_person_part_sides.py --teacher movenet-thunder/model.json
+    python datasets/prepare_sides.py --teacher movenet-thunder/model.json
 
-reads pascal_person_part_train, which prepare_pascal_person_part.py makes, and writes
-pascal_person_part_train_sides. What the teacher says is used only inside the labelled masks: right
-and left of a limb whose union is known become "derived" channels, by which side's bones are nearer,
-and joints are kept where they lie on the person's body. The unions stay known. The teacher sees the
-picture and its mirror image; joints on which it disagrees with itself are left out.
+reads pascal_person_part_train, which prepare_pascal_person_part.py makes, or the split of another
+dataset that is named, and writes pascal_person_part_train_sides. What the teacher says is used only
+inside the masks: right and left of a limb of which the union is there become "derived" channels, by
+which side's bones are nearer, and joints are kept where they lie on the person's body. The unions
+stay as they are. The teacher sees the picture and its mirror image; joints on which it disagrees
+with itself are left out.
 """
 
 from __future__ import annotations
@@ -134,12 +135,9 @@ def main() -> None:
     parser.add_argument(
         "--teacher", required=True, help="MoveNet Thunder's TensorFlow.js model.json"
     )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=datasets_root() / DATASET,
-        help="the dataset's folder (default: %(default)s)",
-    )
+    parser.add_argument("--dataset", default=DATASET, help="(default: %(default)s)")
+    parser.add_argument("--split", default="train", help="(default: %(default)s)")
+    parser.add_argument("--root", type=Path, help="the dataset's folder, if it is another")
     parser.add_argument(
         "--schema",
         choices=(BODYPARTS_7.name, BODYPARTS_11.name),
@@ -149,16 +147,17 @@ def main() -> None:
     args = parser.parse_args()
 
     schema = get_part_schema(args.schema)
-    records = read_records(records_path(args.root, DATASET, "train", schema))
+    root = args.root or datasets_root() / args.dataset
+    records = read_records(records_path(root, args.dataset, args.split, schema))
     teacher = Teacher(args.teacher)
     groups = records.by_image()
     for image in tqdm(records.images, disable=None):
         people = [a for a in groups[image["id"]] if not a["iscrowd"] and "segmentation" in a]
         if people:
-            picture = cv2.imread(str(args.root / image["file_name"]))
+            picture = cv2.imread(str(root / image["file_name"]))
             for annotation in people:
                 teach(annotation, picture, teacher, schema)
-    write_records(records_path(args.root, DATASET, "train_sides", schema), records)
+    write_records(records_path(root, args.dataset, f"{args.split}_sides", schema), records)
 
 
 if __name__ == "__main__":

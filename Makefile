@@ -16,6 +16,8 @@ TRUTH := $(DEMO)/datasets/synthetic/synthetic_val.bodyparts-7.json
 BODYPIX ?= bodypix/model-stride16.json
 MOVENET ?= movenet-thunder/model.json
 DEVICE ?= cpu
+# The model that teaches parts, beside BodyPix: by default the one that is in the package.
+TEACHER ?= detectron2_bodyparts/models/bodyparts.onnx
 DETECTRON2_DATASETS ?= datasets
 MODEL := configs/bodyparts_rcnn_mobilenet_v1_075_FPN.yaml
 PRETRAINING := configs/bodyparts_rcnn_mobilenet_v1_075_FPN_pretraining.yaml
@@ -86,16 +88,16 @@ $(PPP)_train_sides.bodyparts-11.json: $(MOVENET) | $(VENV)/installed
 $(PPP)_val.pascal-person-part.json: | $(VENV)/installed
 	$(PY) datasets/prepare_pascal_person_part.py --schema pascal-person-part --split val
 
-# Taught by the model that is in the package.
 $(LSPET)_train_taught.bodyparts-11.json: $(BODYPIX) | $(VENV)/installed
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11
 	$(PY) datasets/prepare_lsp.py --schema bodyparts-11 --split train --derive-parts
-	$(PY) datasets/prepare_taught_parts.py --dataset lspet --bodypix $(BODYPIX) --device $(DEVICE)
+	$(PY) datasets/prepare_taught_parts.py --dataset lspet --bodypix $(BODYPIX) \
+	  --weights $(TEACHER) --device $(DEVICE)
 
 $(CLOTHING)_train_taught_sides.bodyparts-11.json: $(BODYPIX) $(MOVENET) | $(VENV)/installed
 	$(PY) datasets/prepare_clothing_co_parsing.py --schema bodyparts-11
 	$(PY) datasets/prepare_taught_parts.py --dataset clothing_co_parsing --bodypix $(BODYPIX) \
-	  --device $(DEVICE)
+	  --weights $(TEACHER) --device $(DEVICE)
 	$(PY) datasets/prepare_sides.py --dataset clothing_co_parsing --split train_taught \
 	  --teacher $(MOVENET)
 

@@ -98,7 +98,7 @@ def bones_of(channel: str, schema: PartSchema, joints: np.ndarray) -> list[Bone]
 
 
 def teach(annotation: dict, image: np.ndarray, teacher: Teacher, schema: PartSchema) -> None:
-    """Add to one person's record what the teacher knows."""
+    """Add to one person's record what the teacher knows; joints that are labelled are kept."""
     shape = image.shape[:2]
     x, y, w, h = annotation["bbox"]
     joints, side = teacher(image, np.array([x, y, x + w, y + h]))
@@ -114,6 +114,8 @@ def teach(annotation: dict, image: np.ndarray, teacher: Teacher, schema: PartSch
             annotation["part_state"][name] = "derived"
             if mask.any():
                 annotation["part_segmentation"][name] = encode_mask(mask)
+    if annotation["num_keypoints"]:
+        return
     body = decode_segmentation(annotation["segmentation"], *shape)
     radius = int(np.ceil(NEAR_BODY * side))
     near = cv2.dilate(body.astype(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8)) > 0
@@ -149,6 +151,8 @@ def main() -> None:
     schema = get_part_schema(args.schema)
     root = args.root or datasets_root() / args.dataset
     records = read_records(records_path(root, args.dataset, args.split, schema))
+    if records.keypoint_schema != COCO_17:
+        parser.error(f"the teacher's joints are coco-17, {args.dataset}'s not")
     teacher = Teacher(args.teacher)
     groups = records.by_image()
     for image in tqdm(records.images, disable=None):

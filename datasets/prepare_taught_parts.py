@@ -11,6 +11,7 @@ goes before what is taught; what the teachers are not sure of is ignored. Needs 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -81,8 +82,14 @@ class Teachers:
         return p
 
 
-def teach(dataset: str, root: Path, teachers: Teachers) -> Records:
+def teach(dataset: str, root: Path, teachers: Teachers, weights: str) -> Records:
     """The records of the dataset's split, with what the teachers say.
+
+    Args:
+        dataset: one of ``SPLITS``.
+        root: its folder.
+        teachers: who are asked.
+        weights: our model's file, which the records name.
 
     Raises:
         FileNotFoundError, RecordError: see `read_records` and the dataset's reader.
@@ -90,7 +97,10 @@ def teach(dataset: str, root: Path, teachers: Teachers) -> Records:
     records = read_records(records_path(root, dataset, SPLITS[dataset], BODYPARTS_11))
     names = clothing_co_parsing.read_names(root) if dataset != lsp.EXTENDED else []
     groups = records.by_image()
-    result = Records(BODYPARTS_11, records.keypoint_schema, info={**records.info, "taught": True})
+    by = {"sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest(), "sure": taught.SURE}
+    by |= {"bodypix_weight": BODYPIX_WEIGHT}
+    info = {**records.info, "taught_by": by}
+    result = Records(BODYPARTS_11, records.keypoint_schema, info=info)
     for image in tqdm(records.images, disable=None):
         (person,) = groups[image["id"]]
         said = taught.sum_of_sides(teachers(cv2.imread(str(root / image["file_name"]))))
@@ -111,7 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, choices=SPLITS)
-    parser.add_argument("--schema", choices=(BODYPARTS_11.name,), default=BODYPARTS_11.name)
+    parser.add_argument("--schema", choices=(BODYPARTS_11.name,), help="there is but one")
     parser.add_argument("--bodypix", required=True, help="BodyPix's model-stride16.json")
     parser.add_argument("--root", type=Path, help="the dataset's folder, if it is another")
     parser.add_argument(
@@ -127,7 +137,7 @@ def main() -> None:
     root = args.root or datasets_root() / args.dataset
     cfg = load_config(args.config_file, args.weights, ["MODEL.DEVICE", args.device])
     teachers = Teachers(BodyPartsPredictor(cfg), BodyPix(read_tfjs_weights(args.bodypix)))
-    records = teach(args.dataset, root, teachers)
+    records = teach(args.dataset, root, teachers, args.weights)
     write_records(records_path(root, args.dataset, "train_taught", BODYPARTS_11), records)
 
 

@@ -135,6 +135,7 @@ class _Dataset:
     options: dict[str, str]  # split -> the preparing command's options
     keypoint_schema: str = COCO_17.name
     command: str = ""  # ``datasets/prepare_<command>.py``; left out, the folder's name
+    schemas: tuple[str, ...] = tuple(_ENDINGS)  # that the command knows
 
 
 def _splits(*names: str, more: str = "") -> dict[str, str]:
@@ -162,6 +163,7 @@ _DATASETS = (
         "pascal_person_part",
         {"train_sides": " --teacher movenet-thunder/model.json"},
         command="sides",
+        schemas=(BODYPARTS_7.name, BODYPARTS_11.name),
     ),
     _Dataset("clothing_co_parsing", "clothing_co_parsing", {"train": ""}),
     _Dataset(
@@ -169,6 +171,7 @@ _DATASETS = (
         "clothing_co_parsing",
         {"train_taught": " --dataset clothing_co_parsing --bodypix model-stride16.json"},
         command="taught_parts",
+        schemas=(BODYPARTS_11.name,),
     ),
     _Dataset(
         "clothing_co_parsing",
@@ -178,6 +181,7 @@ _DATASETS = (
             " --teacher movenet-thunder/model.json"
         },
         command="sides",
+        schemas=(BODYPARTS_11.name,),
     ),
     _Dataset("lspet", "lspet", _splits("train", "val"), LSP_14.name, "lsp"),
     _Dataset(
@@ -193,6 +197,7 @@ _DATASETS = (
         {"train_taught": " --dataset lspet --bodypix model-stride16.json"},
         LSP_14.name,
         "taught_parts",
+        schemas=(BODYPARTS_11.name,),
     ),
     _Dataset(
         "lsp", "lsp", _splits("train", "test", more=" --root $DETECTRON2_DATASETS/lsp"), LSP_14.name
@@ -210,15 +215,15 @@ def register_all(root: str | os.PathLike) -> None:
     """Register the datasets of datasets/README.md under a root folder.
 
     ``voc_part_train`` has the schema bodyparts-7, ``voc_part_train_11`` bodyparts-11,
-    ``voc_part_train_ppp`` pascal-person-part.
+    ``voc_part_train_ppp`` pascal-person-part; what teachers taught has fewer schemas.
     """
     for dataset in _DATASETS:
         folder = Path(root) / dataset.folder
         script = f"datasets/prepare_{dataset.command or dataset.folder}.py"
         for split, options in dataset.options.items():
-            for schema, ending in _ENDINGS.items():
+            for schema in dataset.schemas:
                 register_bodyparts_dataset(
-                    f"{dataset.name}_{split}{ending}",
+                    f"{dataset.name}_{split}{_ENDINGS[schema]}",
                     folder / f"{dataset.name}_{split}.{schema}.json",
                     folder,
                     part_schema=schema,

@@ -26,6 +26,9 @@ CLASSES = ("background", "head", "torso", "upper_arm", "lower_arm", "upper_leg",
 
 # The least probability that is believed.
 SURE = 0.6
+# Where labels leave several classes, the least that the teacher must give to all of these together:
+# a long coat over the shins is not a thigh because its label has no lower leg.
+AGREES = 0.5
 # Outside of everybody who is labelled, somebody else is who is seen over more than a sliver.
 _SLIVER = np.ones((5, 5), dtype=np.uint8)  # pixels
 
@@ -60,9 +63,11 @@ def teach_person(
     ignored = _ignored(annotation, shape)
     # Where everything that is possible has next to no probability, all of it has the same.
     held = possible * np.maximum(probabilities, 1e-6)
-    held /= held.sum(axis=0)
+    total = held.sum(axis=0)
+    held /= total
     classes = held.argmax(axis=0)
-    unsure = body & ((held.max(axis=0) < SURE) | (classes == 0))
+    disagrees = (possible.sum(axis=0) > 1) & (total < AGREES)
+    unsure = body & ((held.max(axis=0) < SURE) | (classes == 0) | disagrees)
     taught = _taught(classes, body & ~unsure & ~ignored)
     taught["states"][BODY] = "known"
     person = person_annotation(

@@ -5,9 +5,12 @@ Everybody is `figure`, written in each dataset's own format.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import cv2
@@ -23,7 +26,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_util
 
-from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
+from detectron2_bodyparts.data import BodyPartsMapper, catalog, register_bodyparts_dataset
 from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.readers.ade20k import PERSON, prepare_ade20k
 from detectron2_bodyparts.readers.chalearn import prepare_chalearn
@@ -36,6 +39,8 @@ from .conftest import HEIGHT, WIDTH, figure, figure_joints
 
 PARTS = figure()
 BODY = np.any(list(PARTS.values()), axis=0)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_picture(path: Path) -> None:
@@ -231,3 +236,32 @@ def test_stock_loader_and_evaluator_take_the_file(datasets, kind, tmp_path):
         results = evaluator.evaluate()
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["segm"]["AP"] == pytest.approx(100)
+
+
+class Understood(Exception):
+    """A command's options are what it takes."""
+
+
+def test_what_makes_a_dataset_is_a_command_that_takes_its_options(monkeypatch, tmp_path):
+    commands = {}
+
+    def note(name, *args, prepare_command, **kwargs):
+        commands[name] = prepare_command
+
+    monkeypatch.setattr(catalog, "register_bodyparts_dataset", note)
+    catalog.register_all(tmp_path)
+    assert "voc_part_train" in commands and "lspet_train_taught_11" in commands
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_alone(parser, args=None, namespace=None):
+        parse(parser, args, namespace)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_alone)
+    for name, command in commands.items():
+        python, script, *options = command.split()
+        monkeypatch.setattr(sys, "argv", [script, *options])
+        assert python == "python"
+        with pytest.raises(Understood):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+            pytest.fail(f"{name}: {command}")

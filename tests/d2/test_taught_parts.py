@@ -96,13 +96,14 @@ def clothing(root, picture):
 
 def test_clothing_is_taught_parts(script, teachers, astronaut, tmp_path):
     body = clothing(tmp_path, astronaut)
-    records = script.teach("clothing_co_parsing", tmp_path, teachers)
+    records = script.teach("clothing_co_parsing", tmp_path, teachers, str(default_model()))
     validate_records(records)
     person, *others = records.annotations
     np.testing.assert_array_equal(decode_mask(person["segmentation"]), body)
     assert {"head", "torso"} <= set(person["part_segmentation"])
     assert person["part_state"]["torso"] == "derived"
     assert records.images[0]["exhaustive"]
+    assert len(records.info["taught_by"]["sha256"]) == 64
     # What she has outside of what is labelled is of somebody: ignored.
     assert len(others) == 1 and others[0]["iscrowd"]
     assert not (decode_mask(others[0]["segmentation"]) & body).any()
@@ -116,7 +117,7 @@ def test_joints_are_taught_parts(script, teachers, astronaut, tmp_path):
     joints[:, :2] = np.random.default_rng(0).integers(150, 350, (14, 2, 1))
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
     prepare_lsp(tmp_path, "train", BODYPARTS_11, derive=True, drop_implausible=False)
-    records = script.teach("lspet", tmp_path, teachers)
+    records = script.teach("lspet", tmp_path, teachers, str(default_model()))
     validate_records(records)
     assert records.keypoint_schema.name == "lsp-14" and len(records.images) == 1
     strips, seen = records.annotations

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from detectron2_bodyparts.records import decode_mask, encode_mask, person_annotation
-from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17
+from detectron2_bodyparts.readers.prepare import records_path
+from detectron2_bodyparts.records import (
+    Records,
+    decode_mask,
+    encode_mask,
+    person_annotation,
+    write_records,
+)
+from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17, JHMDB_15
 
 SHAPE = 100, 120
 
@@ -80,6 +88,25 @@ def test_an_unsure_teacher_teaches_nothing(script):
     assert taught["part_state"] == annotation()["part_state"]
     assert taught["unsided"] == {"upper_arm": encode_mask(ARMS)}
     assert taught["num_keypoints"] == 0
+
+
+def test_labelled_joints_are_kept(script):
+    taught = annotation()
+    taught["keypoints"][:3], taught["num_keypoints"] = [50, 15, 2], 1
+    before = list(taught["keypoints"])
+    script.teach(taught, PICTURE, teacher(), BODYPARTS_11)
+    assert "right_upper_arm" in taught["part_segmentation"]
+    assert taught["keypoints"] == before and taught["num_keypoints"] == 1
+
+
+def test_joints_of_another_schema_are_refused(script, tmp_path, monkeypatch, capsys):
+    records = Records(BODYPARTS_7, JHMDB_15)
+    write_records(records_path(tmp_path, "jhmdb", "train1", BODYPARTS_7), records)
+    monkeypatch.setattr(sys, "argv", "prepare_sides.py --teacher m.json --dataset jhmdb".split())
+    sys.argv += ["--split", "train1", "--schema", BODYPARTS_7.name, "--root", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "coco-17" in capsys.readouterr().err
 
 
 def dots(pixels):

@@ -81,6 +81,17 @@ def test_labels_go_before_what_is_taught():
     np.testing.assert_array_equal(decode_mask(person["unsided"]["lower_leg"]), leg)
 
 
+def test_where_labels_leave_several_classes_and_the_teacher_sees_another_nothing_is_taught():
+    possible = anything()
+    possible[:, 8:] = False
+    possible[[TORSO, CLASSES.index("upper_leg")], 8:] = True  # a coat
+    (person,) = teach_person(PERSON, says(0.95, lower_leg=BODY), possible, COCO_17)
+    coat = BODY & block(8, 12, 0, 16)
+    np.testing.assert_array_equal(decode_mask(person["ignore_segmentation"]) & BODY, coat)
+    assert not person["part_segmentation"]
+    np.testing.assert_array_equal(decode_mask(person["unsided"]["lower_leg"]), BODY & ~coat)
+
+
 @pytest.mark.parametrize("sure", [False, True])
 def test_what_is_not_sure_is_ignored(sure):
     said = says(0.7 if sure else 0.5, torso=BODY)

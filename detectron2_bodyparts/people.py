@@ -87,7 +87,7 @@ class Person:
     margin: float = 0.0
 
     def crop(self) -> Crop:
-        """The masks where they are alone: what to use where the whole picture is not needed."""
+        """The masks, cropped to their region: for those who do not need the whole picture."""
         return self._crop
 
     @cached_property
@@ -435,15 +435,15 @@ def _check_shape(name: str, array: np.ndarray, expected: tuple) -> None:
 def _interpolation(
     start: float, end: float, image_length: int, size: int
 ) -> tuple[int, np.ndarray]:
-    """One axis of pasting a mask into its box: bilinear at pixel centres, zero around the mask.
+    """One axis of pasting a mask into its region: bilinear at pixel centres, zero around the mask.
 
     Pixel x takes the mask at (x + 0.5 - start) * size / (end - start) - 0.5, which is what
-    Detectron2's ``paste_masks_in_image`` samples. Half the mask's edge value is left at the box's
-    edge and less beyond, so that pixels outside the box never reach a threshold of 0.5 and are
-    left out here.
+    Detectron2's ``paste_masks_in_image`` samples. At the region's edge half the mask's edge value
+    is left, and less beyond: pixels outside of it never reach a threshold of 0.5, and are left out
+    here.
 
     Returns:
-        The first pixel whose centre lies in the box and in the picture, and the (pixels, size)
+        The first pixel whose centre lies in the region and in the picture, and the (pixels, size)
         float32 weights of the mask's samples, two a row; no rows where there is no such pixel.
     """
     start, length = float(start), float(end) - float(start)
@@ -468,7 +468,7 @@ _BAND = 64
 def _pasted(
     masks: np.ndarray, columns: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Masks at the pixels of their box, a band of rows at a time.
+    """Masks at the pixels of their region, a band of rows at a time.
 
     A band takes a few of a mask's rows only, and so a fraction of the whole matrix product.
 

@@ -50,7 +50,8 @@ class BodyPartsPredictor(DefaultPredictor):
         Args:
             images: (H, W, 3) BGR uint8, or several, which then go through the model together.
             boxes: people's boxes from elsewhere (another detector, a tracker), (N, 4) XYXY
-                absolute, for every picture. The model's own detection is skipped; scores are 1.
+                absolute, for every picture; what lies outside of it is cut off. The model's own
+                detection is skipped; scores are 1.
 
         Returns:
             People, or a list of them if several pictures were given.
@@ -92,6 +93,7 @@ def _given(boxes: np.ndarray, picture: dict) -> Instances:
     height, width = picture["image"].shape[1:]
     instances = Instances((height, width), pred_boxes=Boxes(boxes.clone()))
     instances.pred_boxes.scale(width / picture["width"], height / picture["height"])
+    instances.pred_boxes.clip((height, width))  # masks are on the box that is given back
     instances.scores = torch.ones(len(boxes))
     instances.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
     return instances

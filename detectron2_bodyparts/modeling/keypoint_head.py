@@ -96,7 +96,8 @@ class BodyPartsKeypointHead(nn.Module):
     are left out. In training gives ``loss_keypoint``. In inference sets on each picture's people
 
     * ``pred_keypoints``: (N, K, 3) of x, y, score,
-    * ``pred_keypoint_heatmaps``: (N, K, 56, 56) logits on ``pred_boxes``, as Detectron2's own does.
+    * ``pred_keypoint_heatmaps``: (N, K, 56, 56) logits on the given ``pred_boxes``, as
+      Detectron2's own does.
     """
 
     heatmap_size = 56

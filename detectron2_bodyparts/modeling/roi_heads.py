@@ -28,8 +28,9 @@ class BodyPartsROIHeads(StandardROIHeads):
       pooled, and the trunk is run, once for both.
     * With ``part_segmentation`` the masks start from a part segmentation of the whole picture.
     * With ``region_margin`` the mask and joint heads look at more than the box, which may cut off
-      a foot. ``pred_part_masks`` are then on that region, as ``pred_region_margin`` (N,) says;
-      ``pred_masks``, which Detectron2 pastes into the box, are on the box.
+      a foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, as
+      ``pred_region_margin`` (N,) says; ``pred_masks``, which Detectron2 pastes into the box, are
+      on the box.
     """
 
     @configurable
@@ -148,10 +149,12 @@ class BodyPartsROIHeads(StandardROIHeads):
             regions = super().forward_with_given_boxes(features, regions)
         for found, given in zip(regions, instances, strict=True):
             found.pred_boxes = given.pred_boxes
-            if self.mask_on and self.region_margin:
+            if not self.region_margin or not (self.mask_on or self.keypoint_on):
+                continue
+            margin = torch.full_like(found.pred_boxes.tensor[:, 0], self.region_margin)
+            found.pred_region_margin = margin
+            if self.mask_on:
                 found.pred_masks = on_boxes(found.pred_masks, self.region_margin)
-                margin = torch.full_like(found.pred_boxes.tensor[:, 0], self.region_margin)
-                found.pred_region_margin = margin
         return regions
 
     def _regions(self, instances: Instances, name: str) -> Instances:
@@ -183,8 +186,8 @@ class BodyPartsROIHeads(StandardROIHeads):
         return trunk, self.mask_head.forward_from_trunk(trunk, instances, segmentation)
 
     def _forward_mask(self, features, instances: list[Instances]):
-        if self.part_segmentation is None:
-            return super()._forward_mask(features, instances)  # with any mask head
+        if self.part_segmentation is None or not self.mask_on:
+            return super()._forward_mask(features, instances)  # with any mask head, or none
         return self._trunk_and_masks(features, instances)[1]
 
     def _forward_shared(self, features, instances: list[Instances]):

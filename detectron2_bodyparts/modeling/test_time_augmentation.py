@@ -64,6 +64,8 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
         if heads.mask_on or heads.keypoint_on:
             given = self._rescale_detected_boxes(views, people, transforms)
             outputs = self._batch_inference(views, given)
+            if margin:
+                people.pred_region_margin = torch.full_like(people.scores, margin)
         if heads.mask_on:
             permutation = self.part_schema.flip_permutation
             masks = _average([o.pred_part_masks for o in outputs], transforms, permutation)
@@ -72,7 +74,6 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
             people.pred_masks = masks[:, body : body + 1]
             if margin:
                 people.pred_masks = on_boxes(people.pred_masks, margin)
-                people.pred_region_margin = torch.full_like(people.scores, margin)
         if heads.keypoint_on:
             permutation = self.keypoint_schema.flip_permutation
             logits = _average([o.pred_keypoint_heatmaps for o in outputs], transforms, permutation)

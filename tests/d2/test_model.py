@@ -397,6 +397,10 @@ def test_predictor_on_batches_and_on_given_boxes(small_cfg, small_records):
     assert people.scores.tolist() == [1, 1]
     assert people[0].part("left_arm").shape == (150, 200)
     assert len(predictor(images[2], np.zeros((0, 4)))) == 0
+    beyond = predictor(images[2], np.array([[-40.0, 10, 120, 190]]))
+    within = predictor(images[2], np.array([[0.0, 10, 120, 150]]))
+    np.testing.assert_allclose(beyond.boxes, within.boxes, atol=1e-3)
+    np.testing.assert_allclose(beyond.part_probs, within.part_probs, atol=1e-5)
     assert [len(p) for p in predictor(images, [boxes, boxes[:1], boxes[:0]])] == [2, 1, 0]
     with pytest.raises(ValueError, match=r"expected a picture \(H, W, 3\), found \(4, 4\)"):
         predictor([np.zeros((4, 4), np.uint8)])

@@ -167,9 +167,13 @@ def test_the_pictures_it_is_given_stay_as_they_are(small_cfg, picture):
     assert torch.equal(picture["image"], before)
 
 
+@pytest.mark.parametrize("segmentation", [0.0, 1.0])
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_mask_and_joint_heads_see_the_merged_boxes_alone(small_cfg, picture, shared):
+def test_the_mask_and_joint_heads_see_the_merged_boxes_alone(
+    small_cfg, picture, shared, segmentation
+):
     small_cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = shared
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = segmentation
     model = build_model(small_cfg).eval()
     regions = []
     for module in (model.roi_heads.mask_head.decoder.upsample, model.roi_heads.keypoint_head):
@@ -205,14 +209,27 @@ def test_a_picture_of_nobody(small_cfg, picture, parts, joints):
     assert len(People.from_instances(found, *schemas)) == 0
 
 
+def test_with_one_view_and_a_margin_it_answers_as_the_plain_model(small_cfg, picture):
+    small_cfg.MODEL.BODYPARTS.REGION_MARGIN = 0.25
+    model = build_model(small_cfg).eval()
+    found = answer(augmented(small_cfg, model, HEIGHT, flip=False), picture)
+    plain = answer(model, picture)
+    assert_same_fields(found, plain)
+    torch.testing.assert_close(found.pred_region_margin, plain.pred_region_margin)
+    assert found.pred_masks.any()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1])
 @pytest.mark.parametrize("masks, joints", [(True, False), (False, True), (False, False)], ids=str)
-def test_models_without_masks_or_joints(small_cfg, picture, masks, joints):
+def test_models_without_masks_or_joints(small_cfg, picture, masks, joints, margin):
+    small_cfg.MODEL.BODYPARTS.REGION_MARGIN = margin
     small_cfg.MODEL.MASK_ON = masks
     small_cfg.MODEL.KEYPOINT_ON = joints
     model = build_model(small_cfg).eval()
     found = answer(augmented(small_cfg, model, HEIGHT, flip=False), picture)
     assert_same_fields(found, answer(model, picture))
     assert found.has("pred_part_masks") == masks and found.has("pred_keypoints") == joints
+    assert found.has("pred_region_margin") == bool(margin and (masks or joints))
 
 
 @pytest.fixture

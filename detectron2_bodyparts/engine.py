@@ -36,6 +36,7 @@ from torch.utils.data import Sampler
 from .checkpoint import BodyPartsCheckpointer
 from .data import BodyPartsMapper
 from .evaluation import BodyPartsEvaluator
+from .modeling import BodyPartsKeypointHead, BodyPartsMaskHead
 from .modeling.test_time_augmentation import BodyPartsRCNNWithTTA
 from .schema import get_keypoint_schema, get_part_schema
 
@@ -44,11 +45,12 @@ class Trainer(DefaultTrainer):
     """Detectron2's trainer with the plugin's mapper, evaluator and load report.
 
     Beside that it runs several processes on CPUs, where ``SOLVER.AMP.ENABLED`` lets the backbone
-    train in bfloat16, and goes on where it was after ``--resume``: Detectron2's samplers would
-    start their stream over, ours skips what was seen. With a ``SEED`` every step has random numbers
-    of its own, so that with DATALOADER.NUM_WORKERS 0 and without ASPECT_RATIO_GROUPING a resumed
-    run ends with the very weights of one that was not interrupted; with workers or grouping, the
-    order of pictures is kept (but for the few that wait in a group) and their augmentations differ.
+    and the mask and joint heads train in bfloat16, and goes on where it was after ``--resume``:
+    Detectron2's samplers would start their stream over, ours skips what was seen. With a ``SEED``
+    every step has random numbers of its own, so that with DATALOADER.NUM_WORKERS 0 and without
+    ASPECT_RATIO_GROUPING a resumed run ends with the very weights of one that was not interrupted;
+    with workers or grouping, the order of pictures is kept (but for the few that wait in a group)
+    and their augmentations differ.
     """
 
     def __init__(self, cfg) -> None:
@@ -67,7 +69,7 @@ class Trainer(DefaultTrainer):
         )
         step = SimpleTrainer
         if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
-            _train_in_bfloat16(model.backbone)
+            _train_in_bfloat16(model)
         elif cfg.SOLVER.AMP.ENABLED:
             step = AMPTrainer
         self._trainer = step(ddp_model, self.build_train_loader(cfg), optimizer)
@@ -182,22 +184,38 @@ def _numpy_seed(seed: int) -> Iterator[None]:
             np.random.set_state(state)
 
 
-def _train_in_bfloat16(backbone: nn.Module) -> None:
-    """Let a backbone compute in bfloat16 in training; its outputs are float32.
+def _train_in_bfloat16(model: nn.Module) -> None:
+    """Let the backbone and our heads' convolutions compute in bfloat16 in training.
 
-    Detectron2's AMPTrainer knows CUDA only. The rest of a model stays in float32: Detectron2's
-    pooling would round boxes to the type of the features, which of bfloat16 is two pixels.
+    Detectron2's AMPTrainer knows CUDA only. What they give is float32, and so is the rest of a
+    model: Detectron2's pooling would round boxes to the type of the features, which of bfloat16 is
+    two pixels.
     """
-    forward = backbone.forward
+    _in_bfloat16(model.backbone, "forward")
+    heads = getattr(model, "roi_heads", None)
+    mask_head = getattr(heads, "mask_head", None)
+    if isinstance(mask_head, BodyPartsMaskHead):
+        _in_bfloat16(mask_head.decoder, "trunk")
+        _in_bfloat16(mask_head.decoder.upsample, "forward")
+    keypoint_head = getattr(heads, "keypoint_head", None)
+    if isinstance(keypoint_head, BodyPartsKeypointHead):
+        _in_bfloat16(keypoint_head, "layers")
 
-    def autocast(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not backbone.training:
-            return forward(x)
+
+def _in_bfloat16(module: nn.Module, method: str) -> None:
+    """Let a method of one tensor, which gives one or several by name, train in bfloat16."""
+    compute = getattr(module, method)
+
+    def autocast(x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        if not module.training:
+            return compute(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = forward(x)
-        return {name: feature.float() for name, feature in features.items()}
+            found = compute(x)
+        if isinstance(found, torch.Tensor):
+            return found.float()
+        return {name: feature.float() for name, feature in found.items()}
 
-    backbone.forward = autocast
+    setattr(module, method, autocast)
 
 
 class _SeedEveryStep(HookBase):

@@ -132,9 +132,7 @@ def test_there_is_nothing_to_pretrain_without_a_segmentation(small_cfg):
         build_model(small_cfg)
 
 
-def test_on_a_cpu_amp_trains_the_backbone_in_bfloat16_and_evaluates_in_float32(
-    small_cfg, small_records
-):
+def test_on_a_cpu_amp_trains_in_bfloat16_and_evaluates_in_float32(small_cfg, small_records):
     name = "trains_in_bfloat16"
     register_bodyparts_dataset(name, *small_records)
     small_cfg.DATASETS.TRAIN = (name,)
@@ -153,9 +151,19 @@ def test_on_a_cpu_amp_trains_the_backbone_in_bfloat16_and_evaluates_in_float32(
         assert rounded[level].dtype == torch.float32
         torch.testing.assert_close(rounded[level], feature, atol=0.2, rtol=0.1)
         assert not torch.equal(rounded[level], feature)
+    heads = trainer.model.roi_heads
+    in_heads = [
+        heads.mask_head.decoder.reduce,
+        heads.mask_head.decoder.upsample[0],
+        heads.keypoint_head.score_lowres,
+    ]
+    types = []
+    for layer in in_heads:
+        layer.register_forward_hook(lambda _, __, output: types.append(output.dtype))
     before = backbone.fpn_lateral2.weight.detach().clone()
     with EventStorage():
         trainer.run_step()
+    assert types == [torch.bfloat16] * 3
     assert not torch.equal(backbone.fpn_lateral2.weight, before)
 
     trainer.model.eval()

@@ -56,14 +56,12 @@ class Teachers:
     @torch.no_grad()
     def _ours(self, image: np.ndarray) -> torch.Tensor:
         model = self.predictor.model
-        pixels = self.predictor.aug.get_transform(image).apply_image(image)
-        if self.predictor.input_format == "RGB":
-            pixels = pixels[:, :, ::-1]
-        tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        padded = model.preprocess_image([{"image": tensor}]).tensor
+        given = self.predictor.model_input(image)
+        height, width = given["image"].shape[1:]
+        padded = model.preprocess_image([given]).tensor
         p = model.roi_heads.segment(model.backbone(padded)).softmax(dim=1)
         p = functional.interpolate(p, padded.shape[-2:], mode="bilinear")
-        p = p[:, :, : pixels.shape[0], : pixels.shape[1]]
+        p = p[:, :, :height, :width]
         return functional.interpolate(p, image.shape[:2], mode="bilinear")[0].cpu()
 
     def _bodypix(self, image: np.ndarray) -> torch.Tensor:

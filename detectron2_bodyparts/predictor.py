@@ -58,14 +58,19 @@ class BodyPartsPredictor(DefaultPredictor):
         """
         if isinstance(images, np.ndarray):
             return self([images], None if boxes is None else [boxes])[0]
-        inputs = [self._input(image) for image in images]
+        inputs = [self.model_input(image) for image in images]
         given = None
         if boxes is not None:
             given = [_given(b, i) for b, i in zip(boxes, inputs, strict=True)]
         found = self.model.inference(inputs, given, do_postprocess=False)
         return [self._people(f, i) for f, i in zip(found, inputs, strict=True)]
 
-    def _input(self, image: np.ndarray) -> dict:
+    def model_input(self, image: np.ndarray) -> dict:
+        """(H, W, 3) BGR uint8 -> what the model takes: resized, in the config's order of channels.
+
+        Raises:
+            ValueError: the picture is not of that shape.
+        """
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected a picture (H, W, 3), found {image.shape}")
         height, width = image.shape[:2]

@@ -149,12 +149,8 @@ class BodyPartsROIHeads(StandardROIHeads):
             regions = super().forward_with_given_boxes(features, regions)
         for found, given in zip(regions, instances, strict=True):
             found.pred_boxes = given.pred_boxes
-            if not self.region_margin or not (self.mask_on or self.keypoint_on):
-                continue
-            margin = torch.full_like(found.pred_boxes.tensor[:, 0], self.region_margin)
-            found.pred_region_margin = margin
-            if self.mask_on:
-                found.pred_masks = on_boxes(found.pred_masks, self.region_margin)
+            if self.mask_on or self.keypoint_on:
+                tell_margin(found, self.region_margin)
         return regions
 
     def _regions(self, instances: Instances, name: str) -> Instances:
@@ -221,6 +217,18 @@ def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:
     y, x = torch.meshgrid(places, places, indexing="ij")
     grid = torch.stack([x, y], dim=-1).expand(len(masks), -1, -1, -1)
     return nn.functional.grid_sample(masks, grid, align_corners=False)
+
+
+def tell_margin(people: Instances, margin: float) -> None:
+    """Say that maps are on `enlarged` boxes; bring ``pred_masks``, if any, onto the boxes.
+
+    See `BodyPartsROIHeads` for the fields. Without a margin there is nothing to say.
+    """
+    if not margin:
+        return
+    people.pred_region_margin = torch.full_like(people.pred_boxes.tensor[:, 0], margin)
+    if people.has("pred_masks"):
+        people.pred_masks = on_boxes(people.pred_masks, margin)
 
 
 def spread_over_people(instances: Instances, count: int) -> Instances:

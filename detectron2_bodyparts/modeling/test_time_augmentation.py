@@ -14,7 +14,7 @@ from torch import nn
 
 from ..schema import BODY, get_keypoint_schema, get_part_schema
 from .keypoint_head import decode_keypoints
-from .roi_heads import enlarged, on_boxes
+from .roi_heads import enlarged, tell_margin
 
 
 class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
@@ -64,16 +64,12 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
         if heads.mask_on or heads.keypoint_on:
             given = self._rescale_detected_boxes(views, people, transforms)
             outputs = self._batch_inference(views, given)
-            if margin:
-                people.pred_region_margin = torch.full_like(people.scores, margin)
         if heads.mask_on:
             permutation = self.part_schema.flip_permutation
             masks = _average([o.pred_part_masks for o in outputs], transforms, permutation)
             body = self.part_schema.index(BODY)
             people.pred_part_masks = masks
             people.pred_masks = masks[:, body : body + 1]
-            if margin:
-                people.pred_masks = on_boxes(people.pred_masks, margin)
         if heads.keypoint_on:
             permutation = self.keypoint_schema.flip_permutation
             logits = _average([o.pred_keypoint_heatmaps for o in outputs], transforms, permutation)
@@ -81,6 +77,8 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
             people.pred_keypoints = decode_keypoints(
                 logits, enlarged(people.pred_boxes.tensor, margin)
             )
+        if heads.mask_on or heads.keypoint_on:
+            tell_margin(people, margin)
         return {"instances": detector_postprocess(people, *size)}
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +17,16 @@ from detectron2_bodyparts import add_bodyparts_config, get_config_file
 from detectron2_bodyparts.records import Records, person_annotation, write_records
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
+ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 96, 128
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the project as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -35,12 +35,10 @@ from detectron2_bodyparts.readers.jhmdb import prepare_jhmdb
 from detectron2_bodyparts.readers.voc_part import prepare_voc_part
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, JHMDB_15, UNION_21
 
-from .conftest import HEIGHT, WIDTH, figure, figure_joints
+from .conftest import HEIGHT, ROOT, WIDTH, figure, figure_joints
 
 PARTS = figure()
 BODY = np.any(list(PARTS.values()), axis=0)
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_picture(path: Path) -> None:

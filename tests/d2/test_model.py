@@ -344,7 +344,7 @@ def test_with_a_margin_the_heads_look_at_the_enlarged_box(small_cfg, small_recor
     instances = Instances(image.shape[:2], pred_boxes=Boxes(torch.tensor(boxes).float()))
     instances.scores, instances.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
-        (output,) = predictor.model.inference([predictor._input(image)], [instances])
+        (output,) = predictor.model.inference([predictor.model_input(image)], [instances])
     pasted = output["instances"].pred_masks[0].numpy()
     ours = predictor(image, boxes)[0].body
     box = np.zeros_like(ours)

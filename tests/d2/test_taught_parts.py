@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -21,16 +18,14 @@ from detectron2_bodyparts.readers.taught import sum_of_sides
 from detectron2_bodyparts.records import decode_mask, validate_records
 from detectron2_bodyparts.schema import BODYPARTS_11
 
+from .conftest import load_script
+
 HAND = BODYPARTS_11.index("left_lower_arm")
 
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parents[2] / "datasets/prepare_taught_parts.py"
-    spec = importlib.util.spec_from_file_location("taught_parts_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("datasets/prepare_taught_parts.py")
 
 
 def bodypix(pixels):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,16 +18,14 @@ from detectron2_bodyparts.records import (
 )
 from detectron2_bodyparts.schema import BODYPARTS_7, BODYPARTS_11, COCO_17, JHMDB_15
 
+from .conftest import load_script
+
 SHAPE = 100, 120
 
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parents[2] / "datasets/prepare_sides.py"
-    spec = importlib.util.spec_from_file_location("sides_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("datasets/prepare_sides.py")
 
 
 def block(y0, y1, x0, x1):

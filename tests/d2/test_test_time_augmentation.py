@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -26,9 +25,7 @@ from detectron2_bodyparts.schema import (
     register_keypoint_schema,
 )
 
-from .conftest import HEIGHT, WIDTH
-
-ROOT = Path(__file__).resolve().parents[2]
+from .conftest import HEIGHT, WIDTH, load_script
 
 # Sides both ways, and schemas in which nothing has a side.
 SCHEMAS = [
@@ -264,9 +261,7 @@ def test_the_views_are_made_of_the_picture_as_it_is(dataset_cfg):
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_train_net_evaluates_with_it_after_training_and_alone(dataset_cfg, tmp_path, enabled):
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
+    train_net = load_script("train_net.py")
     dataset_cfg.TEST.AUG.ENABLED = enabled
     dataset_cfg.SOLVER.MAX_ITER = 1
     config = tmp_path / "config.yaml"

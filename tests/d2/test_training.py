@@ -26,9 +26,7 @@ from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.evaluation import BodyPartsEvaluator
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, JHMDB_15
 
-from .conftest import HEIGHT, WIDTH, figure
-
-ROOT = Path(__file__).resolve().parents[2]
+from .conftest import HEIGHT, ROOT, WIDTH, figure
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 import onnxruntime
 
+from detectron2_bodyparts.readers.taught import BODYPIX_STRIDE as STRIDE
+from detectron2_bodyparts.readers.taught import bodypix_size
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, KeypointSchema, PartSchema
-
-SIDE = 513  # pixels of the picture's longer side, as the network sees it
-STRIDE = 16
 
 
 class Maps(NamedTuple):
@@ -86,8 +85,7 @@ class Peer:
     def __call__(self, image: np.ndarray) -> Maps:
         """(H, W, 3) BGR uint8 -> its maps."""
         height, width = image.shape[:2]
-        scale = SIDE / max(height, width)
-        size = [max(round((n * scale - 1) / STRIDE), 1) * STRIDE + 1 for n in (width, height)]
+        size = bodypix_size(height, width)
         pixels = cv2.resize(image, size)[:, :, ::-1].astype(np.float32) / 127.5 - 1
         segments, parts, joints, offsets = self._session.run(
             None, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
@@ -101,7 +99,7 @@ class Peer:
         return Maps(labels, joints[0], np.stack([x, y]))
 
 
-def _upsample(maps: np.ndarray, inner: list[int], size: tuple[int, int]) -> np.ndarray:
+def _upsample(maps: np.ndarray, inner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """(C, h, w) -> (H, W, C): cells lie at every 16th pixel of the inner size, at its corners."""
     step = [(inner[i] - 1) / STRIDE / (size[i] - 1) for i in (0, 1)]
     warp = np.array([[step[0], 0, 0], [0, step[1], 0]])

@@ -30,7 +30,6 @@ from detectron2_bodyparts.readers.prepare import DERIVED, datasets_root, records
 from detectron2_bodyparts.records import Records, read_records, write_records
 from detectron2_bodyparts.schema import BODYPARTS_11
 
-BODYPIX_SIDE, BODYPIX_STRIDE = 513, 16  # pixels: of the picture's longer side, and of a cell
 BODYPIX_WEIGHT = 0.3  # of what both say, where ours has 1
 
 # Dataset -> the split that is read.
@@ -66,9 +65,11 @@ class Teachers:
 
     def _bodypix(self, image: np.ndarray) -> torch.Tensor:
         height, width = image.shape[:2]
-        per_cell = max(height, width) * BODYPIX_STRIDE / (BODYPIX_SIDE - 1)
-        size = [max(round(n / per_cell), 1) * BODYPIX_STRIDE + 1 for n in (width, height)]
-        pixels = cv2.resize(image, size)[:, :, ::-1].transpose(2, 0, 1) / 127.5 - 1
+        pixels = (
+            cv2.resize(image, taught.bodypix_size(height, width))[:, :, ::-1].transpose(2, 0, 1)
+            / 127.5
+            - 1
+        )
         said = self.bodypix(torch.from_numpy(pixels[None]).float())
         maps = torch.cat([said["segments"], said["parts"]], dim=1)
         maps = functional.interpolate(maps, (height, width), mode="bilinear", align_corners=True)[0]

@@ -29,8 +29,17 @@ SURE = 0.6
 # Where labels leave several classes, the least that the teacher must give to all of these together:
 # a long coat over the shins is not a thigh because its label has no lower leg.
 AGREES = 0.5
+# Pixels of the longer side of the picture that BodyPix is given, and from cell to cell.
+BODYPIX_SIDE, BODYPIX_STRIDE = 513, 16
 # Outside of everybody who is labelled, somebody else is who is seen over more than a sliver.
 _SLIVER = np.ones((5, 5), dtype=np.uint8)  # pixels
+
+
+def bodypix_size(height: int, width: int) -> tuple[int, int]:
+    """(W, H) of the picture that BodyPix is given: whole cells and a pixel, as it takes them."""
+    scale = BODYPIX_SIDE / max(height, width)
+    columns, rows = (max(round((n * scale - 1) / BODYPIX_STRIDE), 1) for n in (width, height))
+    return columns * BODYPIX_STRIDE + 1, rows * BODYPIX_STRIDE + 1
 
 
 def sum_of_sides(probabilities: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 
 from detectron2_bodyparts.readers.taught import (
     CLASSES,
+    bodypix_size,
     sum_of_sides,
     teach_person,
     teach_picture,
@@ -138,3 +139,11 @@ def test_strips_along_bones_keep_their_side_and_the_rest_is_taught_without():
 def test_an_empty_picture_has_no_regions():
     nothing = {**JOINTED, "part_segmentation": {}}
     assert teach_picture(nothing, says(), LSP_14) == []
+
+
+@pytest.mark.parametrize(
+    "height, width, size",
+    [(513, 513, (513, 513)), (375, 500, (513, 385)), (500, 333, (337, 513)), (4, 900, (513, 17))],
+)
+def test_bodypix_is_given_whole_cells_and_a_pixel(height, width, size):
+    assert bodypix_size(height, width) == size

@@ -31,9 +31,7 @@ from .schema import BODY, KeypointSchema, PartSchema
 if TYPE_CHECKING:
     import supervision
 
-# A pixel is of the body where its probability is at least this, and of a part where the
-# probabilities of all parts, which exclude one another, come to at least this: where it is sure
-# that there is an arm, and not which, the likelier one is named.
+# A pixel is of the body where its probability is at least this.
 MASK_THRESHOLD = 0.5
 
 
@@ -95,16 +93,17 @@ class Person:
         x0, y0, columns, rows = self._grid()
         shape = len(rows), len(columns)
         body, labels = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.uint8)
+        parts = [self.part_schema.index(name) for name in self.part_schema.parts]
         for band, probs in _pasted(self.part_probs, columns, rows):
-            likeliest = labels[band]
-            surest, total = np.zeros((2, *likeliest.shape), dtype=np.float32)
-            for name in self.part_schema.parts:
-                channel = self.part_schema.index(name)
-                np.copyto(likeliest, channel, where=probs[channel] > surest)
-                np.maximum(surest, probs[channel], out=surest)
-                total += probs[channel]
+            likeliest, none = labels[band], 1 - probs[parts].sum(axis=0)
+            surest = np.zeros_like(none)
+            for right, left in self.part_schema.kinds:
+                kind = probs[right] if right == left else probs[right] + probs[left]
+                side = np.where(probs[left] > probs[right], left, right)
+                np.copyto(likeliest, side, where=kind > surest, casting="unsafe")
+                np.maximum(surest, kind, out=surest)
             body[band] = probs[self.part_schema.index(BODY)] >= MASK_THRESHOLD
-            likeliest *= body[band] & (total >= MASK_THRESHOLD)
+            likeliest *= body[band] & (surest >= none)
         return Crop(x0, y0, labels, body)
 
     def _grid(self) -> tuple[int, int, np.ndarray, np.ndarray]:
@@ -144,8 +143,11 @@ class Person:
     def label_map(self) -> np.ndarray:
         """(H, W) uint8: 0 = no part, else the index of the likeliest part's channel.
 
-        A pixel outside the body, or at which the parts' probabilities come to less than 0.5, has no
-        part.
+        Parts exclude one another, so that what their probabilities leave is that of none of them. A
+        pixel first gets the likeliest kind of part, or none if that is likelier, then the likelier
+        side of it: where it is sure that there is an arm, and not which, the likelier one is named.
+        The label map of a coarser `view` that keeps kinds apart is that of the finer one. Outside
+        the body there is no part.
         """
         labels = np.zeros(self.image_size, dtype=np.uint8)
         labels[self._crop.slices] = self._crop.labels

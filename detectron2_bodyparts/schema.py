@@ -134,6 +134,12 @@ class PartSchema:
         return _sided_pairs(self.channels)
 
     @cached_property
+    def kinds(self) -> tuple[tuple[int, int], ...]:
+        """(right, left) channel indices of every kind of part; twice the same where unsided."""
+        parts = list(enumerate(self.flip_permutation))[1:]
+        return tuple((i, j) for i, j in parts if i == j or (i, j) in self.sided_pairs)
+
+    @cached_property
     def unions(self) -> dict[str, tuple[int, int]]:
         """Unsided name -> the (right, left) channel indices it is the union of, e.g. ``arm``."""
         return {unsided_name(self.channels[r]): (r, left) for r, left in self.sided_pairs}

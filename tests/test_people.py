@@ -102,14 +102,39 @@ def test_the_surest_part_wins_and_the_body_clips():
     np.testing.assert_array_equal(labels[0], [HEAD, TORSO, TORSO, 0])
 
 
-def test_where_parts_come_to_a_half_together_the_likelier_is_named():
-    # Columns: undecided between two; nothing likely enough; a tie goes to the first channel.
+def test_a_pixel_has_its_likeliest_part_unless_none_is_likelier():
+    # Columns: none (0.45) likelier than either; none (0.2) less likely; a tie of two goes to the
+    # first channel; one of part and none to the part.
     body = [0.9, 0.9, 0.9, 0.9]
-    head = [0.25, 0.2, 0.3, 0.0]
-    torso = [0.3, 0.25, 0.3, 0.5]
+    head = [0.25, 0.3, 0.4, 0.0]
+    torso = [0.3, 0.5, 0.4, 0.5]
     probs = np.tile(np.array([body, head, torso])[None, :, None, :], (1, 1, 4, 1))
     labels = make_people(probs, [[0, 0, 4, 4]], (4, 4))[0].label_map()
-    np.testing.assert_array_equal(labels[0], [TORSO, 0, HEAD, TORSO])
+    np.testing.assert_array_equal(labels[0], [0, TORSO, HEAD, TORSO])
+
+
+def test_a_limb_is_found_before_its_side():
+    # Either arm is less likely than the torso and than none (0.25); an arm is not.
+    probs = np.zeros((1, 7, 4, 4))
+    for channel, p in (("body", 1), ("torso", 0.3), ("right_arm", 0.22), ("left_arm", 0.23)):
+        probs[0, BODYPARTS_7.index(channel)] = p
+    labels = make_people(probs, [[0, 0, 4, 4]], (4, 4))[0].label_map()
+    assert set(np.unique(labels)) == {BODYPARTS_7.index("left_arm")}
+
+
+def test_a_view_over_sides_has_the_label_map_of_the_finer_schema():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.full(11, 0.5), (2, 28, 28)).transpose(0, 3, 1, 2)
+    probs[:, 0] = 0.9
+    boxes = np.array([[3, 2, 40, 50], [20, 5, 70, 58]])
+    people = People((60, 80), boxes, np.ones(2), probs, None, BODYPARTS_11, COCO_17)
+    of_union = np.zeros(11, np.uint8)
+    names = PASCAL_PERSON_PART.names_in(BODYPARTS_11)
+    for i, channel in enumerate(PASCAL_PERSON_PART.channels):
+        of_union[list(BODYPARTS_11.members[names[channel]])] = i
+    viewed = people.view(PASCAL_PERSON_PART).label_map()
+    assert set(np.unique(viewed)) == set(range(7))
+    np.testing.assert_array_equal(of_union[people.label_map()], viewed)
 
 
 def test_parts_agree_with_the_label_map_and_the_crop():

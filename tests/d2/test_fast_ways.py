@@ -57,8 +57,10 @@ def slow_crop(one, channels):
             four = padded[:, b : b + 2, a : a + 2]
             probs = np.einsum("cyx,y,x->c", four, [b + 1 - y, y - b], [a + 1 - x, x - a])
             body[j, i] = probs[0] >= 0.5
-            if body[j, i] and probs[1:].sum() >= 0.5:
-                labels[j, i] = 1 + probs[1:].argmax()
+            # Head, torso, arms, legs, each of any side; or none of them.
+            kind = max([[1], [2], [3, 4], [5, 6]], key=lambda kind: probs[kind].sum())
+            if body[j, i] and probs[kind].sum() >= 1 - probs[1:].sum():
+                labels[j, i] = max(kind, key=lambda channel: probs[channel])
     assert labels.max() == channels - 1
     return labels, body
 

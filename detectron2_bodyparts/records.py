@@ -72,10 +72,17 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
-    """The boolean (H, W) mask of a COCO ``segmentation``: RLE or polygons in pixels."""
+    """The boolean (H, W) mask of a COCO ``segmentation``: RLE or polygons in pixels.
+
+    Raises:
+        ValueError: it is neither. RLE that is malformed raises other errors, too.
+    """
     if isinstance(segmentation, Mapping):
         return decode_mask(segmentation)
-    rles = mask_util.frPyObjects(list(segmentation), height, width)
+    try:
+        rles = mask_util.frPyObjects(list(segmentation), height, width)
+    except Exception as e:  # pycocotools raises nothing narrower
+        raise ValueError(f"no polygons: {e}") from e
     return mask_util.decode(mask_util.merge(rles)).astype(bool)
 
 
@@ -403,9 +410,30 @@ def read_records(path: str | os.PathLike) -> Records:
             f"{path}: schema {part_schema.name} has channels {list(part_schema.channels)},"
             f" the file was written with {info['channels']}"
         )
-    return Records(
+    records = Records(
         part_schema, keypoint_schema, content["images"], content["annotations"], dict(info)
     )
+    _compress_masks(records)
+    return records
+
+
+def _compress_masks(records: Records) -> None:
+    """Polygons and run lengths in lists, both of COCO's, become the compressed RLE of our own."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in records.images}
+    for annotation in records.annotations:
+        size = sizes.get(annotation["image_id"])
+        holders = (annotation, annotation.get("part_segmentation"), annotation.get("unsided"))
+        for holder, names in zip(holders, (_WHOLE_MASKS, None, None), strict=True):
+            for name in (names or holder or ()) if size else ():
+                mask = holder.get(name)
+                if (
+                    isinstance(mask, list)
+                    or isinstance(mask, dict)
+                    and isinstance(mask.get("counts"), list)
+                ):
+                    # What cannot be read stays, for `validate_records` to tell.
+                    with contextlib.suppress(*_BAD_MASK):
+                        holder[name] = encode_mask(decode_segmentation(mask, *size))
 
 
 def validate_records(records: Records, image_root: str | os.PathLike | None = None) -> list[str]:
@@ -438,6 +466,8 @@ def validate_records(records: Records, image_root: str | os.PathLike | None = No
 
 # Masks of an annotation that are no part's.
 _WHOLE_MASKS = ("segmentation", "ignore_segmentation")
+# What decoding one that is malformed raises.
+_BAD_MASK = (ValueError, TypeError, KeyError, IndexError, OverflowError)
 
 
 def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
@@ -464,12 +494,14 @@ def _faults_of(annotation: dict, image: dict, records: Records) -> list[str]:
     for name, segmentation in masks.items():
         try:
             mask = decode_segmentation(segmentation, *size)
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as e:
+        except _BAD_MASK as e:
             faults.append(f"mask of {name!r} cannot be decoded: {e}")
             continue
         if list(mask.shape) != size:
             faults.append(f"mask of {name!r} is {list(mask.shape)}, the picture is {size}")
         decoded[name] = mask
+    if annotation["iscrowd"] and "segmentation" not in annotation:
+        faults.append("a region to ignore has no mask")
     if annotation["iscrowd"] and not annotation["part_state"]:
         return faults
 

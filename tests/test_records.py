@@ -385,6 +385,10 @@ FAULTS = {
         lambda r, a: a["part_segmentation"]["torso"].update(counts="abc"),
         "mask of 'torso' cannot be decoded",
     ),
+    "no polygon": (
+        lambda r, a: a.update(segmentation=[[1, 2]]),
+        "mask of 'segmentation' cannot be decoded",
+    ),
     "negative run": (
         lambda r, a: a["segmentation"].update(counts=[-1, 49]),
         "mask of 'segmentation' cannot be decoded",
@@ -392,6 +396,10 @@ FAULTS = {
     "crowd": (
         lambda r, a: a.update(iscrowd=1, segmentation=encode_mask(np.ones((8, 6), bool))),
         "mask of 'segmentation' is [8, 6]",
+    ),
+    "crowd without a mask": (
+        lambda r, a: (a.update(iscrowd=1, part_state={}), a.pop("segmentation")),
+        "a region to ignore has no mask",
     ),
     "outside": (outside, "'right_arm' reaches outside the body"),
     "overlap": (overlap, "overlaps another part"),
@@ -421,3 +429,19 @@ def test_a_schema_of_ones_own_must_be_registered_to_be_read(tmp_path):
     write_records(tmp_path / "own.json", Records(schema, COCO_17))
     with pytest.raises(RecordError, match="hands-of-this-test"):
         read_records(tmp_path / "own.json")
+
+
+def test_polygons_and_lists_of_runs_are_compressed_where_they_are_read(tmp_path):
+    records = two_pictures()
+    annotation = records.annotations[0]
+    truth = copy.deepcopy(annotation)
+    annotation["segmentation"] = [[2, 1, 7, 1, 7, 5, 2, 5]]  # COCO's polygon of block(1, 5, 2, 7)
+    # rows 2 of columns 2 to 5, of six rows
+    runs = {"size": [6, 8], "counts": [14, 1, 5, 1, 5, 1, 5, 1, 15]}
+    assert (decode_mask(runs) == decode_mask(truth["part_segmentation"]["right_arm"])).all()
+    annotation["part_segmentation"]["right_arm"] = runs
+    records.annotations[1]["unsided"] = {"arm": [[1, 2]]}  # no polygon
+    write_records(tmp_path / "records.json", records)
+    again = read_records(tmp_path / "records.json").annotations
+    assert again[0] == truth
+    assert again[1]["unsided"] == {"arm": [[1, 2]]}

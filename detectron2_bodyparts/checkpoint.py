@@ -79,8 +79,8 @@ def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Te
 def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], list[str]]:
     """Part the weights that a checkpoint did not give into those expected to be new and others.
 
-    Expected are the part head and segmentation, the joint head where the checkpoint has none or its
-    last layer has another number of joints, and everything behind the backbone where the
+    Expected are the part head and segmentation, the joint head where the checkpoint has none or
+    layers of other sizes, and everything behind the backbone where the
     checkpoint is a backbone alone.
 
     Args:
@@ -98,7 +98,7 @@ def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], li
         if only_backbone and name.startswith((*detector, "backbone.fpn_", "backbone.top_block")):
             return True
         if name.startswith(_KEYPOINT_HEAD):
-            return not has_joints or "score_lowres" in name
+            return not has_joints or name in checkpoint
         return name.startswith((_MASK_HEAD, _SEGMENTATION))
 
     return [n for n in missing if expected(n)], [n for n in missing if not expected(n)]
@@ -120,7 +120,15 @@ class _Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".onnx"):
-            return {"model": read_onnx_weights(filename, self.model.state_dict())}
+            own = self.model.state_dict()
+            weights = read_onnx_weights(filename, own)
+            folded = sorted(n for n in own if n.endswith(".running_mean") and n not in weights)
+            if folded:
+                raise ValueError(
+                    f"{filename}: an exported file has its batch norms folded into the "
+                    f"convolutions; take the checkpoint it was exported from ({folded[0]}, ...)"
+                )
+            return {"model": weights}
         return super()._load_file(filename)
 
 

@@ -1,8 +1,8 @@
 """A model as one ONNX file that runs without torch and Detectron2.
 
 `detectron2_bodyparts.deploy.OnnxPredictor` reads it; ``bodyparts export`` is the command. The
-weights keep their names, so that the file is a checkpoint to train on from, too
-(`checkpoint.read_onnx_weights`).
+weights keep their names, so that the file of a model without batch norms is a checkpoint to train
+on from, too (`checkpoint.read_onnx_weights`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import nn
 from . import __version__
 from .checkpoint import HALVED, WEIGHTS
 from .deploy import ModelInfo
+from .modeling.pretraining import PartSegmentationPretraining
 from .schema import get_keypoint_schema, get_part_schema
 
 # The first that has RoiAlign with the half pixel of Detectron2's ROIAlignV2 is 16; every ONNX
@@ -104,6 +105,8 @@ def export_onnx(
         half: store the weights as float16, in half the bytes. All is computed in float32 still;
             a joint may jump where two places are nearly as likely.
     """
+    if isinstance(model, PartSegmentationPretraining):
+        raise ValueError("a first stage finds no people: export the model that is trained from it")
     boxes = model.roi_heads.box_predictor
     info = ModelInfo(
         version=__version__,

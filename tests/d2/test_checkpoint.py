@@ -77,6 +77,14 @@ def test_another_number_of_joints_renews_the_last_layer_only(tmp_path, caplog):
     assert torch.equal(ours.state_dict()[name], theirs[name])
 
 
+def test_a_joint_head_of_other_sizes_is_new_as_expected(tmp_path, caplog):
+    ours = our_model("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (64,))
+    theirs = stock_model("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml").state_dict()
+    report = load(ours, theirs, tmp_path, caplog)
+    expected = next(line for line in report.splitlines() if "new, as expected" in line)
+    assert "roi_heads.keypoint_head.conv_fcn1" in expected and "NOT EXPECTED" not in report
+
+
 def test_what_should_not_be_new_is_said_so(tmp_path, caplog):
     ours = our_model()
     weights = dict(ours.state_dict())
@@ -189,3 +197,11 @@ def test_an_onnx_file_that_is_none(small_cfg, tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ValueError, match="expected an ONNX file"):
         WholeCheckpointer(build_model(small_cfg)).load(str(path))
+
+
+def test_an_exported_model_with_batch_norms_is_no_checkpoint(small_cfg, tmp_path):
+    small_cfg.MODEL.RESNETS.NORM = "FrozenBN"
+    model = build_model(small_cfg)
+    export_onnx(model, small_cfg, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"batch norms folded .*running_mean"):
+        BodyPartsCheckpointer(model).load(str(tmp_path / "model.onnx"))

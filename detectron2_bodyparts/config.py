@@ -32,9 +32,9 @@ def add_bodyparts_config(cfg: CN) -> None:
     # start; 0 = there is none.
     _C.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 0.0
 
-    # Out of training the part segmentation is the mean of two looks: at the picture, and at its
-    # mirror image at this share of its size; 0 = one look. Of the plugin's two backbones.
-    _C.MODEL.FPN.SECOND_LOOK = 0.0
+    # Out of training the part segmentation is the mean of several looks: at the picture, and at its
+    # mirror image at each of these shares of its size. Of the plugin's two backbones.
+    _C.MODEL.FPN.MIRRORED_LOOKS = ()
 
     # Basic blocks in each stage of build_small_resnet_fpn_backbone.
     _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import types
 import weakref
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
 from detectron2.data import detection_utils as utils
 from detectron2.engine import (
@@ -96,12 +98,17 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg, start_iter: int = 0):
         """Detectron2's loader with the plugin's mapper, from some iteration on."""
         with _numpy_seed(cfg.SEED):  # WeightedTrainingSampler takes its seed from there
-            arguments = build_detection_train_loader.from_config(cfg, mapper=BodyPartsMapper(cfg))
+            arguments = build_detection_train_loader.from_config(
+                cfg, mapper=BodyPartsMapper(cfg), dataset=_training_pictures(cfg)
+            )
         if start_iter:
             seen = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
             arguments["sampler"] = _Skip(arguments["sampler"], seen)
-        # A generator of its own, or the first step would find the random numbers one further.
-        seed = None if cfg.SEED < 0 else cfg.SEED + start_iter
+        # A generator of its own, or the first step would find the random numbers one further; for
+        # each process another, or all of them would augment alike.
+        seed = None
+        if cfg.SEED >= 0:
+            seed = (cfg.SEED + start_iter) * comm.get_world_size() + comm.get_rank()
         return build_detection_train_loader(**arguments, seed=seed)
 
     @classmethod
@@ -165,10 +172,40 @@ class Trainer(DefaultTrainer):
             model,
             base_lr=cfg.SOLVER.BASE_LR,
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             lr_factor_func=lambda name: slower if "backbone.bottom_up." in name else 1.0,
         )
         optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
         return optimizer(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def _training_pictures(cfg) -> list[dict]:
+    """Detectron2's dictionaries of all training pictures: people alone, and the dataset's name.
+
+    Raises:
+        ValueError: a dataset has several classes, and none is ``person``.
+    """
+    pictures = []
+    proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else ()
+    for name, file in itertools.zip_longest(cfg.DATASETS.TRAIN, proposals):
+        of_name = get_detection_dataset_dicts(
+            [name],
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=(
+                cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+            ),
+            proposal_files=[file] if file else None,
+        )
+        classes = MetadataCatalog.get(name).get("thing_classes", [])
+        if len(classes) > 1 and "person" not in classes:
+            raise ValueError(f"DATASETS.TRAIN: {name} has no class 'person', only {classes}")
+        for picture in of_name:
+            people = picture["annotations"]
+            if len(classes) > 1:
+                people = [a for a in people if classes[a["category_id"]] == "person"]
+            pictures.append({**picture, "annotations": people, "dataset_name": name})
+    return pictures
 
 
 @contextlib.contextmanager
@@ -204,18 +241,19 @@ def _train_in_bfloat16(model: nn.Module) -> None:
 
 def _in_bfloat16(module: nn.Module, method: str) -> None:
     """Let a method of one tensor, which gives one or several by name, train in bfloat16."""
-    compute = getattr(module, method)
 
-    def autocast(x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        if not module.training:
-            return compute(x)
+    def autocast(self: nn.Module, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        compute = getattr(type(self), method)
+        if not self.training:
+            return compute(self, x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = compute(x)
+            found = compute(self, x)
         if isinstance(found, torch.Tensor):
             return found.float()
         return {name: feature.float() for name, feature in found.items()}
 
-    setattr(module, method, autocast)
+    # A bound method: a deep copy of the module gets one of its own.
+    setattr(module, method, types.MethodType(autocast, module))
 
 
 class _SeedEveryStep(HookBase):

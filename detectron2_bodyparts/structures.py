@@ -81,7 +81,9 @@ def part_plane(
     if annotated_in is not None and annotated_in != schema:
         called = annotated_in.names_in(schema)
     segmentation = annotation.get("segmentation")
-    states = annotation.get("part_state", {BODY: "known"} if segmentation else {})
+    # What is where in a crowd of another COCO file, its coarse outline does not tell.
+    body_known = segmentation and not annotation.get("iscrowd", 0)
+    states = annotation.get("part_state", {BODY: "known"} if body_known else {})
     codes = {called[name]: _STATE_CODES[state] for name, state in states.items()}
     state = np.array([codes.get(name, UNKNOWN) for name in names], np.uint8)
     masks = {**annotation.get("unsided", {}), **annotation.get("part_segmentation", {})}

@@ -122,7 +122,7 @@ def registered_annotation(
         if isinstance(segmentation, list):  # polygons
             segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
         annotation["segmentation"] = segmentation
-        annotation["part_state"] = {BODY: "known"}
+        annotation["part_state"] = {} if annotation["iscrowd"] else {BODY: "known"}
     return annotation | {key: person[key] for key in PART_KEYS if key in person}
 
 

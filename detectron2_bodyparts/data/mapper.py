@@ -37,6 +37,14 @@ def is_mirroring(transforms: T.TransformList) -> bool:
     return ax * by - ay * bx < 0
 
 
+class _SaturationOfBGR(T.RandomSaturation):
+    """Detectron2's takes every picture for RGB."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """See `T.RandomSaturation.get_transform`; the picture is BGR."""
+        return super().get_transform(image[:, :, ::-1])
+
+
 class BodyPartsMapper:
     """Reads, augments and packs one picture, for training.
 
@@ -45,7 +53,8 @@ class BodyPartsMapper:
 
     Of the dataset's dictionary the mapper uses what `load_bodyparts_json` gives, in the model's
     part schema or a coarser one, whose channels are unions of the model's; of any other COCO
-    dataset it uses boxes, body masks and joints, and takes the parts as unknown.
+    dataset it uses boxes, body masks and joints, and takes the parts as unknown. All annotations
+    are taken for people: of other classes there must be none, which `engine.Trainer` sees to.
     """
 
     @configurable
@@ -90,10 +99,11 @@ class BodyPartsMapper:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.COLOR_JITTER > 0:
             low, high = 1 - cfg.INPUT.COLOR_JITTER, 1 + cfg.INPUT.COLOR_JITTER
+            saturation = _SaturationOfBGR if cfg.INPUT.FORMAT == "BGR" else T.RandomSaturation
             augmentations += [
                 T.RandomBrightness(low, high),
                 T.RandomContrast(low, high),
-                T.RandomSaturation(low, high),
+                saturation(low, high),
             ]
         names = cfg.MODEL.BODYPARTS
         return {

@@ -1,6 +1,8 @@
-"""A small residual network for machines without a GPU, and an FPN that looks twice."""
+"""A small residual network for machines without a GPU, and an FPN that looks several times."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -9,47 +11,50 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 
-MIRRORED = "mirrored"  # the second look's feature map, beside p2 to p6
+MIRRORED = "mirrored"  # begins the names of the mirrored looks' feature maps, beside p2 to p6
 
 
-class TwoLooksFPN(FPN):
+class SeveralLooksFPN(FPN):
     """An FPN that, out of training, looks at the mirror image of the picture, too, made smaller.
 
-    A part segmentation of both (`PartSegmentation.mean_of_looks`) knows more than one of either,
+    A part segmentation of all looks (`PartSegmentation.mean_of_looks`) knows more than one of any,
     for a fraction of the time more.
     """
 
-    def __init__(self, *args, second_look: float = 0.0, **kwargs) -> None:
+    def __init__(self, *args, mirrored_looks: Sequence[float] = (), **kwargs) -> None:
         """
         Args:
             args, kwargs: `FPN`'s own.
-            second_look: the mirror image's size as a share of the picture's; 0 = no such look.
+            mirrored_looks: the mirror image's size in each look, as a share of the picture's.
 
         Raises:
-            ValueError: ``second_look`` is not in 0..1.
+            ValueError: one of them is not above 0 and at most 1.
         """
         super().__init__(*args, **kwargs)
-        if not 0 <= second_look <= 1:
-            raise ValueError(f"MODEL.FPN.SECOND_LOOK must be in 0..1, found {second_look}")
-        self.second_look = second_look
+        if not all(0 < size <= 1 for size in mirrored_looks):
+            raise ValueError(
+                f"MODEL.FPN.MIRRORED_LOOKS: above 0 and at most 1, found {tuple(mirrored_looks)}"
+            )
+        self.mirrored_looks = tuple(mirrored_looks)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, C, H, W) -> `FPN`'s feature maps and, of the second look, the finest, mirrored."""
+        """(N, C, H, W) -> `FPN`'s feature maps and the finest one of each mirrored look."""
         features = super().forward(x)
-        if self.second_look and not self.training:
+        if self.training:
+            return features
+        for i, share in enumerate(self.mirrored_looks):
             # In integers: export traces them, for pictures of any size.
-            per_mille, cell = round(self.second_look * 1000), self.size_divisibility
+            per_mille, cell = round(share * 1000), self.size_divisibility
             size = [(n * per_mille // 1000 + cell - 1) // cell * cell for n in x.shape[-2:]]
             small = nn.functional.interpolate(x.flip(3), size, mode="bilinear")
-            features[MIRRORED] = super().forward(small)[self._out_features[0]]
+            features[f"{MIRRORED}{i}"] = super().forward(small)[self._out_features[0]]
         return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """See `FPN.output_shape`; the second look's strides are those of its own picture."""
+        """See `FPN.output_shape`; a mirrored look's stride is that of its own picture."""
         shapes = super().output_shape()
-        if self.second_look:
-            shapes[MIRRORED] = shapes[self._out_features[0]]
-        return shapes
+        finest = shapes[self._out_features[0]]
+        return {**shapes, **{f"{MIRRORED}{i}": finest for i in range(len(self.mirrored_looks))}}
 
 
 @BACKBONE_REGISTRY.register()
@@ -82,11 +87,11 @@ def build_small_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     bottom_up = ResNet(
         stem, stages, out_features=fpn.IN_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
     )
-    return TwoLooksFPN(
+    return SeveralLooksFPN(
         bottom_up,
         fpn.IN_FEATURES,
         fpn.OUT_CHANNELS,
         fpn.NORM,
         top_block=LastLevelMaxPool(),
-        second_look=fpn.SECOND_LOOK,
+        mirrored_looks=fpn.MIRRORED_LOOKS,
     )

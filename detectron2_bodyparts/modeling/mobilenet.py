@@ -10,7 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from torch import nn
 
-from .backbone import TwoLooksFPN
+from .backbone import SeveralLooksFPN
 
 # Howard et al., "MobileNets", 2017, table 1: output channels at width 1 and stride of the thirteen
 # separable convolutions. As in BodyPix, the last two keep stride 16 and the width before them.
@@ -105,13 +105,13 @@ def build_mobilenet_v1_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     bottom_up = MobileNetV1(cfg.MODEL.MOBILENET.WIDTH)
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
-    backbone = TwoLooksFPN(
+    backbone = SeveralLooksFPN(
         bottom_up,
         list(_STAGES),
         out_channels,
         cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p4"),
-        second_look=cfg.MODEL.FPN.SECOND_LOOK,
+        mirrored_looks=cfg.MODEL.FPN.MIRRORED_LOOKS,
     )
     # Convolutions of one channel each are two to three times as fast so on a CPU.
     return backbone.to(memory_format=torch.channels_last)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_keypoint_head
@@ -68,19 +70,31 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
+        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
+            raise ValueError(
+                "MODEL.PROPOSAL_GENERATOR.NAME: BodyPartsROIHeads need BodyPartsRPN; Detectron2's "
+                "RPN would take regions to ignore for people"
+            )
+        joints_share = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
+        if joints_share and not (
+            cfg.MODEL.MASK_ON and cfg.MODEL.ROI_MASK_HEAD.NAME == "BodyPartsMaskHead"
+        ):
+            raise ValueError(
+                "MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES needs MODEL.MASK_ON and "
+                "BodyPartsMaskHead"
+            )
         ret = super().from_config(cfg, input_shape)
         ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
-        shared = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
-        ret["share_mask_features"] = shared
-        if shared:
+        ret["share_mask_features"] = joints_share
+        if joints_share:
             ret["keypoint_pooler"] = None
             ret["keypoint_head"] = build_keypoint_head(cfg, ret["mask_head"].trunk_shape)
         if cfg.MODEL.MASK_ON and cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT:
-            if cfg.MODEL.FPN.SECOND_LOOK and MIRRORED not in input_shape:
+            if cfg.MODEL.FPN.MIRRORED_LOOKS and not _mirrored(input_shape):
                 raise ValueError(
-                    "MODEL.FPN.SECOND_LOOK: only the plugin's own backbones look twice, "
+                    "MODEL.FPN.MIRRORED_LOOKS: only the plugin's own backbones look several times, "
                     f"{cfg.MODEL.BACKBONE.NAME} does not"
                 )
             finest = input_shape[ret["mask_in_features"][0]]
@@ -165,12 +179,10 @@ class BodyPartsROIHeads(StandardROIHeads):
         return {**features, _SEGMENTATION: self.segment(features)}
 
     def segment(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Feature maps -> logits (B, C, h, w) of `PartSegmentation`, of both looks if there are."""
+        """Feature maps -> logits (B, C, h, w) of `PartSegmentation`, of all looks."""
         logits = self.part_segmentation(features[self.mask_in_features[0]])
-        if MIRRORED not in features:
-            return logits
-        mirrored = self.part_segmentation(features[MIRRORED])
-        return self.part_segmentation.mean_of_looks(logits, mirrored)
+        mirrored = [self.part_segmentation(features[name]) for name in _mirrored(features)]
+        return self.part_segmentation.mean_of_looks(logits, mirrored) if mirrored else logits
 
     def _trunk_and_masks(self, features, instances: list[Instances]):
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
@@ -202,6 +214,11 @@ class BodyPartsROIHeads(StandardROIHeads):
             regions = self.keypoint_pooler([features[f] for f in self.keypoint_in_features], boxes)
             return self.keypoint_head(regions, instances)
         return super()._forward_keypoint(features, instances)
+
+
+def _mirrored(names: Iterable[str]) -> list[str]:
+    """Those of the mirrored looks' feature maps."""
+    return [name for name in names if name.startswith(MIRRORED)]
 
 
 def enlarged(boxes: torch.Tensor, margin: float) -> torch.Tensor:

@@ -68,18 +68,20 @@ class PartSegmentation(nn.Module):
         """(B, in_channels, h, w) -> logits (B, C, h, w) of the background and the parts."""
         return self.predictor(self.conv(features))
 
-    def mean_of_looks(self, logits: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-        """The mean of the probabilities that a picture and its mirror image get.
+    def mean_of_looks(self, logits: torch.Tensor, mirrored: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The mean of the probabilities that a picture and its mirror images get.
 
         Args:
             logits: (B, C, h, w), of `forward`.
-            mirrored: (B, C, h', w'), of `forward` on the mirror image of any size.
+            mirrored: each (B, C, h', w'), of `forward` on the mirror image of any size.
 
         Returns:
             Their logarithm, (B, C, h, w), which are logits, too.
         """
-        p = mirrored.softmax(dim=1)[:, self.flip_permutation].flip(3)
-        return ((logits.softmax(dim=1) + resized(p, logits)) / 2).log()
+        p = logits.softmax(dim=1)
+        for look in mirrored:
+            p = p + resized(look.softmax(dim=1)[:, self.flip_permutation].flip(3), logits)
+        return (p / (1 + len(mirrored))).log()
 
     def on_regions(self, logits: torch.Tensor, boxes: list[Boxes]) -> torch.Tensor:
         """What `forward` gave -> (R, C, S, S) on all pictures' boxes, end to end.
@@ -95,24 +97,33 @@ class PartSegmentation(nn.Module):
         Args:
             logits: of `forward`.
             targets: per picture, with ``gt_boxes``, ``gt_classes`` (-1: to ignore) and
-                ``gt_part_masks``.
+                ``gt_part_masks``; of ``gt_loss_weights`` the picture's first is its weight.
 
         Returns:
             ``loss_segmentation``: over the cells of a grid over each picture of which something is
-            known, the mean of -log of the probability of what may be there. Where derived channels
-            tell more, their share of it is ``derived_weight``.
+            known, the mean of -log of the probability of what may be there, by the picture's
+            weight. Where derived channels tell more, their share of it is ``derived_weight``.
         """
         wholes = [Boxes(logits.new_tensor([[0, 0, *t.image_size[::-1]]])) for t in targets]
         log_p = self.pooler([logits], wholes).log_softmax(dim=1)
         pairs = [possible_classes(t, self.side) for t in targets]
         by_known, by_all = (torch.stack(sets) for sets in zip(*pairs, strict=True))
 
+        weights = log_p.new_tensor([_loss_weight(t) for t in targets])[:, None, None]
+
         def surprise(possible: torch.Tensor) -> torch.Tensor:
-            return -log_p.masked_fill(~possible, -torch.inf).logsumexp(dim=1).sum()
+            of_cells = -log_p.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
+            return (of_cells * weights).sum()
 
         loss = torch.lerp(surprise(by_known), surprise(by_all), self.derived_weight)
         cells = (~by_all.all(dim=1)).sum().clamp(min=1)
         return {"loss_segmentation": loss / cells * self.loss_weight}
+
+
+def _loss_weight(target: Instances) -> float:
+    """Of the picture: its instances are of one dataset. A picture without any is of weight 1."""
+    given = target.has("gt_loss_weights") and len(target) > 0
+    return float(target.gt_loss_weights[0]) if given else 1.0
 
 
 @torch.no_grad()

@@ -54,9 +54,9 @@ MODELS = {
         *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
         *("MODEL.BODYPARTS.REGION_MARGIN", 0.2),
     ],
-    "two looks": [
+    "three looks": [
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
-        *("MODEL.FPN.SECOND_LOOK", 0.65),
+        *("MODEL.FPN.MIRRORED_LOOKS", (1.0, 0.65)),
     ],
     "masks from finer levels than boxes": [
         *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
@@ -169,6 +169,13 @@ def test_the_model_that_is_exported_stays_as_it_is(small_cfg, tmp_path):
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_first_stage_is_not_exported(small_cfg, tmp_path):
+    small_cfg.MODEL.META_ARCHITECTURE = "PartSegmentationPretraining"
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    with pytest.raises(ValueError, match="a first stage finds no people"):
+        export_onnx(build_model(small_cfg), small_cfg, tmp_path / "model.onnx")
 
 
 def test_the_file_says_what_it_is(small_cfg, tmp_path):

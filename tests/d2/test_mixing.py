@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from collections import Counter
 
@@ -12,6 +14,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from detectron2_bodyparts import engine
 from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
 from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.records import Records, write_records
@@ -81,6 +84,46 @@ def test_two_processes_share_one_stream(mixture, monkeypatch):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         halves.append(stream(mixture, 16))
     assert [name for pair in zip(*halves, strict=True) for name in pair] == whole
+
+
+def test_two_processes_augment_differently(mixture, monkeypatch):
+    """Their workers count from the loader's seed on."""
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(comm, "all_gather", lambda value: [value, value])
+    arguments = []
+    build = engine.build_detection_train_loader
+    spy = functools.wraps(build)(lambda **given: arguments.append(given) or build(**given))
+    monkeypatch.setattr(engine, "build_detection_train_loader", spy)
+    for rank, start in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        Trainer.build_train_loader(mixture, start)
+    assert len({given["seed"] for given in arguments}) == 4
+
+
+def test_of_other_datasets_people_are_taken_and_weighted(mixture, monkeypatch):
+    """A COCO dataset as others register it: no name in its dictionaries, and other classes."""
+    name = "of_others"
+    pictures = copy.deepcopy(DatasetCatalog.get(mixture.DATASETS.TRAIN[0]))
+    for picture in pictures:
+        del picture["dataset_name"]
+        picture["annotations"][0]["category_id"] = 1
+        picture["annotations"] += [{**picture["annotations"][0], "category_id": 2}]
+    DatasetCatalog.register(name, lambda: pictures)
+    MetadataCatalog.get(name).thing_classes = ["bicycle", "person", "car"]
+    mixture.DATASETS.TRAIN = (name,)
+    mixture.DATASETS.TRAIN_REPEAT_FACTOR = []
+    mixture.DATASETS.TRAIN_LOSS_WEIGHTS = [[name, 0.25]]
+    try:
+        batch = next(iter(Trainer.build_train_loader(mixture)))
+        assert [p["instances"].gt_classes.tolist() for p in batch] == [[0]] * len(batch)
+        assert [p["instances"].gt_loss_weights.tolist() for p in batch] == [[0.25]] * len(batch)
+        MetadataCatalog.pop(name)
+        MetadataCatalog.get(name).thing_classes = ["bicycle", "cow", "car"]
+        with pytest.raises(ValueError, match="of_others has no class 'person'"):
+            Trainer.build_train_loader(mixture)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_loss_weights_follow_the_dataset(mixture):

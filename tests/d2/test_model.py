@@ -448,3 +448,29 @@ def test_the_cap_leaves_nobody_out_before_others_come_twice():
     assert spread_over_people(regions, 6).id.tolist() == [0, 4, 6, 1, 7, 2]
     assert spread_over_people(regions, 9).id.tolist() == list(range(9))
     assert len(spread_over_people(regions[:0], 3)) == 0
+
+
+def test_heads_that_cannot_work_together_are_refused(small_cfg):
+    cfg = small_cfg.clone()
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+    with pytest.raises(ValueError, match="need BodyPartsRPN"):
+        build_model(cfg)
+    cfg = small_cfg.clone()
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = True
+    with pytest.raises(ValueError, match=r"SHARE_MASK_FEATURES needs MODEL\.MASK_ON"):
+        build_model(cfg)
+
+
+def test_saturation_is_changed_as_of_the_same_picture_in_rgb(small_cfg, tmp_path):
+    small_cfg.INPUT.COLOR_JITTER = 0.5
+    seen = {}
+    for order in ("RGB", "BGR"):
+        small_cfg.INPUT.FORMAT = order
+        mapper = BodyPartsMapper(small_cfg)
+        picture = as_dataset_dict(tmp_path, [person("everything")])
+        cv2.imwrite(picture["file_name"], np.full((HEIGHT, WIDTH, 3), (200, 90, 30), np.uint8))
+        np.random.seed(5)
+        seen[order] = mapper(picture)["image"].numpy()
+    np.testing.assert_allclose(seen["BGR"][::-1], seen["RGB"], atol=1)
+    assert np.ptp(seen["RGB"][:, 0, 0].astype(int)) != 170

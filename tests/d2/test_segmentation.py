@@ -283,10 +283,27 @@ def test_the_whole_model_has_the_loss_only_where_asked(small_cfg, small_records)
         assert model.eval()([{"image": mapper(pictures[0])["image"]}])
 
 
+def test_pictures_count_by_the_weight_of_their_dataset(small_cfg, small_records):
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    head = Trainer.build_model(small_cfg).roi_heads.part_segmentation
+    mapper = BodyPartsMapper(small_cfg)
+    targets = [mapper(p)["instances"] for p in load_bodyparts_json(*small_records)[:2]]
+    logits = torch.randn(2, 7, 24, 32, generator=torch.Generator().manual_seed(0))
+
+    def loss(*weights):
+        for target, weight in zip(targets, weights, strict=True):
+            target.gt_loss_weights[:] = weight
+        return float(head.losses(logits, targets)["loss_segmentation"])
+
+    assert loss(0.5, 0.5) == pytest.approx(loss(1, 1) / 2, rel=1e-5)
+    assert loss(1, 0) + loss(0, 1) == pytest.approx(loss(1, 1), rel=1e-5)
+    assert min(loss(1, 0), loss(0, 1)) > 0
+
+
 def test_two_looks_of_the_same_size_make_the_mirror_image_of_the_picture_the_answers(small_cfg):
     """Whatever the weights are, sides exchanged."""
     small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
-    small_cfg.MODEL.FPN.SECOND_LOOK = 1.0
+    small_cfg.MODEL.FPN.MIRRORED_LOOKS = (1.0,)
     model = Trainer.build_model(small_cfg).eval()
     picture = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -299,31 +316,42 @@ def test_two_looks_of_the_same_size_make_the_mirror_image_of_the_picture_the_ans
         permutation = list(BODYPARTS_7.flip_permutation)
         torch.testing.assert_close(mirrored.flip(3)[:, permutation], found)
         assert (mirrored.flip(3) - found).abs().max() > 0.01  # sides are told apart
-        model.backbone.second_look = 0.0
+        model.backbone.mirrored_looks = ()
         assert (answer(picture) - found).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("height, width, expected", [(64, 96, (32, 64)), (32, 160, (32, 96))])
-def test_the_second_look_is_at_a_smaller_picture_out_of_training_only(
+def test_mirrored_looks_are_at_smaller_pictures_out_of_training_only(
     small_cfg, height, width, expected
 ):
-    small_cfg.MODEL.FPN.SECOND_LOOK = 0.5
+    small_cfg.MODEL.FPN.MIRRORED_LOOKS = (1.0, 0.5)
     backbone = Trainer.build_model(small_cfg).backbone
     picture = torch.zeros(1, 3, height, width)
-    assert "mirrored" not in backbone(picture)
+    assert not any(name.startswith("mirrored") for name in backbone(picture))
     features = backbone.eval()(picture)
-    assert features["mirrored"].shape[-2:] == (expected[0] // 4, expected[1] // 4)
-    shape = backbone.output_shape()["mirrored"]
-    assert (shape.channels, shape.stride) == (features["mirrored"].shape[1], 4)
+    for name, (rows, columns) in (("mirrored0", (height, width)), ("mirrored1", expected)):
+        assert features[name].shape[-2:] == (rows // 4, columns // 4)
+        shape = backbone.output_shape()[name]
+        assert (shape.channels, shape.stride) == (features[name].shape[1], 4)
 
 
-def test_other_backbones_do_not_look_twice(small_cfg):
+def test_every_look_counts_alike(small_cfg):
     small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
-    small_cfg.MODEL.FPN.SECOND_LOOK = 0.5
+    head = Trainer.build_model(small_cfg).roi_heads.part_segmentation
+    logits = torch.randn(3, 1, 7, 8, 12, generator=torch.Generator().manual_seed(0))
+    mirrored = logits[:, :, list(BODYPARTS_7.flip_permutation)].flip(4)
+    found = head.mean_of_looks(logits[0], [mirrored[1], mirrored[2]])
+    torch.testing.assert_close(found.exp(), logits.softmax(dim=2).mean(dim=0))
+
+
+def test_other_backbones_look_once(small_cfg):
+    small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
+    small_cfg.MODEL.FPN.MIRRORED_LOOKS = (0.5,)
     small_cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     with pytest.raises(ValueError, match="build_resnet_fpn_backbone does not"):
         Trainer.build_model(small_cfg)
     small_cfg.MODEL.BACKBONE.NAME = "build_small_resnet_fpn_backbone"
-    small_cfg.MODEL.FPN.SECOND_LOOK = 1.5
-    with pytest.raises(ValueError, match=r"in 0\.\.1"):
-        Trainer.build_model(small_cfg)
+    for looks in ((0.5, 1.5), (0.0,)):
+        small_cfg.MODEL.FPN.MIRRORED_LOOKS = looks
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            Trainer.build_model(small_cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -167,6 +168,10 @@ def test_on_a_cpu_amp_trains_in_bfloat16_and_evaluates_in_float32(small_cfg, sma
     trainer.model.eval()
     backbone(picture)
     assert inner[-1] == torch.float32
+    twin = copy.deepcopy(trainer.model).backbone
+    for parameter in twin.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert not twin(picture)["p2"].any() and backbone(picture)["p2"].any()
     DatasetCatalog.remove(name)
 
 
@@ -373,3 +378,13 @@ def test_the_mapper_takes_a_plain_coco_dataset(small_cfg, small_records):
     instances = BodyPartsMapper(small_cfg)(load_coco_json(*small_records)[0])["instances"]
     assert instances.gt_part_masks.state[0].tolist() == [1] + [0] * 8
     assert (instances.gt_keypoints.tensor[0, :, 2] > 0).sum() == 7
+
+
+def test_what_is_where_in_a_crowd_of_another_coco_dataset_is_unknown(small_cfg, small_records):
+    from detectron2.data.datasets import load_coco_json
+
+    picture = load_coco_json(*small_records)[0]
+    picture["annotations"][0]["iscrowd"] = 1
+    instances = BodyPartsMapper(small_cfg)(picture)["instances"]
+    assert instances.gt_classes.tolist()[0] == -1
+    assert not instances.gt_part_masks.state[0].any()

@@ -183,6 +183,8 @@ class Trainer(DefaultTrainer):
 def _training_pictures(cfg) -> list[dict]:
     """Detectron2's dictionaries of all training pictures: people alone, and the dataset's name.
 
+    Pictures whose annotations are all of other classes stay, as pictures of nobody.
+
     Raises:
         ValueError: a dataset has several classes, and none is ``person``.
     """

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from detectron2_bodyparts.readers.taught import BODYPIX_STRIDE as STRIDE
-from detectron2_bodyparts.readers.taught import bodypix_size
+from detectron2_bodyparts.readers.taught import BODYPIX_STRIDE, bodypix_size
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, KeypointSchema, PartSchema
 
@@ -93,7 +92,7 @@ class Peer:
         up = _upsample(np.concatenate([segments[0], parts[0]]), size, (width, height))
         labels = self._labels[up[:, :, 1:].argmax(axis=2)]
         labels[up[:, :, 0] < 0] = 0
-        rows, columns = np.mgrid[: joints.shape[2], : joints.shape[3]] * STRIDE
+        rows, columns = np.mgrid[: joints.shape[2], : joints.shape[3]] * BODYPIX_STRIDE
         x = (columns + offsets[0, 17:]) * ((width - 1) / (size[0] - 1))
         y = (rows + offsets[0, :17]) * ((height - 1) / (size[1] - 1))
         return Maps(labels, joints[0], np.stack([x, y]))
@@ -101,7 +100,7 @@ class Peer:
 
 def _upsample(maps: np.ndarray, inner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """(C, h, w) -> (H, W, C): cells lie at every 16th pixel of the inner size, at its corners."""
-    step = [(inner[i] - 1) / STRIDE / (size[i] - 1) for i in (0, 1)]
+    step = [(inner[i] - 1) / BODYPIX_STRIDE / (size[i] - 1) for i in (0, 1)]
     warp = np.array([[step[0], 0, 0], [0, step[1], 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     channels = [

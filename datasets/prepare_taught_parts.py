@@ -65,11 +65,8 @@ class Teachers:
 
     def _bodypix(self, image: np.ndarray) -> torch.Tensor:
         height, width = image.shape[:2]
-        pixels = (
-            cv2.resize(image, taught.bodypix_size(height, width))[:, :, ::-1].transpose(2, 0, 1)
-            / 127.5
-            - 1
-        )
+        resized = cv2.resize(image, taught.bodypix_size(height, width))
+        pixels = resized[:, :, ::-1].transpose(2, 0, 1) / 127.5 - 1
         said = self.bodypix(torch.from_numpy(pixels[None]).float())
         maps = torch.cat([said["segments"], said["parts"]], dim=1)
         maps = functional.interpolate(maps, (height, width), mode="bilinear", align_corners=True)[0]

@@ -28,14 +28,13 @@ def read_onnx_weights(
 ) -> dict[str, torch.Tensor]:
     """The weights of a file that `export_onnx` wrote, under their names in the model, in float32.
 
-    Batch norms are folded into the convolutions before them: a model with any finds them missing.
-
     Args:
         path: the file.
         model_weights: the model's ``state_dict``, whose shapes the weights get.
 
     Raises:
-        ValueError: the file is no ONNX file.
+        ValueError: the file is no ONNX file, or the model has batch norms, which the exporter folds
+            into the convolutions before them.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -53,6 +52,12 @@ def read_onnx_weights(
             if like is not None and like.numel() == values.numel():
                 values = values.reshape(like.shape)
             weights[name] = values
+    folded = sorted(n for n in model_weights if n.endswith(".running_mean") and n not in weights)
+    if folded:
+        raise ValueError(
+            "an exported file has its batch norms folded into the convolutions; take the "
+            f"checkpoint it was exported from ({folded[0]}, ...)"
+        )
     return weights
 
 
@@ -80,8 +85,8 @@ def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], li
     """Part the weights that a checkpoint did not give into those expected to be new and others.
 
     Expected are the part head and segmentation, the joint head where the checkpoint has none or
-    layers of other sizes, and everything behind the backbone where the
-    checkpoint is a backbone alone.
+    layers of other sizes, and everything behind the backbone where the checkpoint is a backbone
+    alone.
 
     Args:
         missing: names of weights that were not loaded, for want of a value or of its shape.
@@ -120,15 +125,7 @@ class _Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".onnx"):
-            own = self.model.state_dict()
-            weights = read_onnx_weights(filename, own)
-            folded = sorted(n for n in own if n.endswith(".running_mean") and n not in weights)
-            if folded:
-                raise ValueError(
-                    f"{filename}: an exported file has its batch norms folded into the "
-                    f"convolutions; take the checkpoint it was exported from ({folded[0]}, ...)"
-                )
-            return {"model": weights}
+            return {"model": read_onnx_weights(filename, self.model.state_dict())}
         return super()._load_file(filename)
 
 

@@ -23,9 +23,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-from pycocotools import mask as mask_util
 
-from .records import PERSON_CATEGORY_ID
+from .records import PERSON_CATEGORY_ID, compress_segmentation
 from .schema import BODY, KeypointSchema, PartSchema
 
 if TYPE_CHECKING:
@@ -93,14 +92,14 @@ class Person:
         x0, y0, columns, rows = self._grid()
         shape = len(rows), len(columns)
         body, labels = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.uint8)
-        parts = [self.part_schema.index(name) for name in self.part_schema.parts]
         for band, probs in _pasted(self.part_probs, columns, rows):
-            likeliest, none = labels[band], 1 - probs[parts].sum(axis=0)
+            likeliest, none = labels[band], 1 - probs[1:].sum(axis=0)
             surest = np.zeros_like(none)
             for right, left in self.part_schema.kinds:
                 kind = probs[right] if right == left else probs[right] + probs[left]
-                side = np.where(probs[left] > probs[right], left, right)
-                np.copyto(likeliest, side, where=kind > surest, casting="unsafe")
+                wins = kind > surest
+                np.copyto(likeliest, right, where=wins)
+                np.copyto(likeliest, left, where=wins & (probs[left] > probs[right]))
                 np.maximum(surest, kind, out=surest)
             body[band] = probs[self.part_schema.index(BODY)] >= MASK_THRESHOLD
             likeliest *= body[band] & (surest >= none)
@@ -501,5 +500,4 @@ def _encode_crop(mask: np.ndarray, crop: Crop, image_size: tuple[int, int]) -> d
     edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
     ends = np.concatenate([[0], edges + crop.x0 * height, [height * width]])
     runs = {"size": [height, width], "counts": np.diff(ends).tolist()}
-    rle = mask_util.frPyObjects(runs, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return compress_segmentation(runs, height, width)

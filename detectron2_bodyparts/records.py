@@ -60,15 +60,12 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """A boolean (H, W) mask as compressed RLE with ``counts`` as text, as JSON needs it."""
     if mask.ndim != 2:
         raise ValueError(f"expected a mask of shape (H, W), found {mask.shape}")
-    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return _with_text(mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
     """The boolean (H, W) mask of an RLE, compressed or not."""
-    if isinstance(rle["counts"], list):
-        rle = mask_util.frPyObjects(dict(rle), *rle["size"])
-    return mask_util.decode(rle).astype(bool)
+    return decode_segmentation(rle, *rle["size"])
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
@@ -77,13 +74,32 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: it is neither. RLE that is malformed raises other errors, too.
     """
-    if isinstance(segmentation, Mapping):
-        return decode_mask(segmentation)
-    try:
-        rles = mask_util.frPyObjects(list(segmentation), height, width)
-    except Exception as e:  # pycocotools raises nothing narrower
-        raise ValueError(f"no polygons: {e}") from e
-    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+    rle = compress_segmentation(segmentation, height, width)
+    return mask_util.decode(rle).astype(bool)
+
+
+def compress_segmentation(segmentation, height: int, width: int) -> dict[str, Any]:
+    """A COCO ``segmentation``, RLE or polygons in pixels, as `encode_mask` gives masks.
+
+    Raises:
+        ValueError: it is neither. Lists of runs that are malformed raise other errors, too.
+    """
+    if not isinstance(segmentation, Mapping):
+        try:
+            polygons = mask_util.frPyObjects(list(segmentation), height, width)
+        except Exception as e:  # pycocotools raises nothing narrower
+            raise ValueError(f"no polygons: {e}") from e
+        segmentation = mask_util.merge(polygons)
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(dict(segmentation), *segmentation["size"])
+    return _with_text(segmentation)
+
+
+def _with_text(rle: Mapping[str, Any]) -> dict[str, Any]:
+    """Compressed RLE with ``counts`` as text, as JSON needs it."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(n) for n in rle["size"]], "counts": text}
 
 
 def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -421,19 +437,13 @@ def _compress_masks(records: Records) -> None:
     """Polygons and run lengths in lists, both of COCO's, become the compressed RLE of our own."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in records.images}
     for annotation in records.annotations:
-        size = sizes.get(annotation["image_id"])
-        holders = (annotation, annotation.get("part_segmentation"), annotation.get("unsided"))
-        for holder, names in zip(holders, (_WHOLE_MASKS, None, None), strict=True):
-            for name in (names or holder or ()) if size else ():
-                mask = holder.get(name)
-                if (
-                    isinstance(mask, list)
-                    or isinstance(mask, dict)
-                    and isinstance(mask.get("counts"), list)
-                ):
-                    # What cannot be read stays, for `validate_records` to tell.
-                    with contextlib.suppress(*_BAD_MASK):
-                        holder[name] = encode_mask(decode_segmentation(mask, *size))
+        places = [(annotation, name) for name in _WHOLE_MASKS if name in annotation]
+        for key in ("part_segmentation", "unsided"):
+            places += [(annotation[key], name) for name in annotation.get(key) or ()]
+        for masks, name in places:
+            # What cannot be read stays, for `validate_records` to tell.
+            with contextlib.suppress(*_BAD_MASK):
+                masks[name] = compress_segmentation(masks[name], *sizes[annotation["image_id"]])
 
 
 def validate_records(records: Records, image_root: str | os.PathLike | None = None) -> list[str]:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
-from pycocotools import mask as mask_util
 
-from .records import BODY, mask_box
+from .records import BODY, compress_segmentation, mask_box
 from .schema import PartSchema, mirrored_name
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _mask_columns(segmentation: Any, height: int, width: int) -> tuple[slice, np
     what preparing a picture would take.
     """
     if not isinstance(segmentation, Mapping):
-        segmentation = mask_util.merge(mask_util.frPyObjects(list(segmentation), height, width))
+        segmentation = compress_segmentation(segmentation, height, width)
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"expected a mask of {[height, width]}, found {segmentation['size']}")
     ends = np.cumsum(_run_lengths(segmentation["counts"]))

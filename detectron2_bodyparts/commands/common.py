@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_util
 
-from ..records import Records, read_records
+from ..records import Records, compress_segmentation, read_records
 from ..schema import BODY, COCO_17, KeypointSchema, get_keypoint_schema, get_part_schema
 
 INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
@@ -119,9 +118,7 @@ def registered_annotation(
     }
     segmentation = person.get("segmentation")
     if segmentation:
-        if isinstance(segmentation, list):  # polygons
-            segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-        annotation["segmentation"] = segmentation
+        annotation["segmentation"] = compress_segmentation(segmentation, height, width)
         annotation["part_state"] = {} if annotation["iscrowd"] else {BODY: "known"}
     return annotation | {key: person[key] for key in PART_KEYS if key in person}
 

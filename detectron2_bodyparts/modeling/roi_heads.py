@@ -75,20 +75,18 @@ class BodyPartsROIHeads(StandardROIHeads):
                 "MODEL.PROPOSAL_GENERATOR.NAME: BodyPartsROIHeads need BodyPartsRPN; Detectron2's "
                 "RPN would take regions to ignore for people"
             )
-        joints_share = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
-        if joints_share and not (
-            cfg.MODEL.MASK_ON and cfg.MODEL.ROI_MASK_HEAD.NAME == "BodyPartsMaskHead"
-        ):
-            raise ValueError(
-                "MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES needs MODEL.MASK_ON and "
-                "BodyPartsMaskHead"
-            )
         ret = super().from_config(cfg, input_shape)
         ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
-        ret["share_mask_features"] = joints_share
-        if joints_share:
+        shared = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
+        ret["share_mask_features"] = shared
+        if shared:
+            if not hasattr(ret.get("mask_head"), "trunk_shape"):
+                raise ValueError(
+                    "MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES needs MODEL.MASK_ON and a mask "
+                    "head with a trunk, as BodyPartsMaskHead"
+                )
             ret["keypoint_pooler"] = None
             ret["keypoint_head"] = build_keypoint_head(cfg, ret["mask_head"].trunk_shape)
         if cfg.MODEL.MASK_ON and cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT:

@@ -108,8 +108,7 @@ class PartSegmentation(nn.Module):
         log_p = self.pooler([logits], wholes).log_softmax(dim=1)
         pairs = [possible_classes(t, self.side) for t in targets]
         by_known, by_all = (torch.stack(sets) for sets in zip(*pairs, strict=True))
-
-        weights = log_p.new_tensor([_loss_weight(t) for t in targets])[:, None, None]
+        weights = torch.stack([_loss_weight(t, log_p.device) for t in targets])[:, None, None]
 
         def surprise(possible: torch.Tensor) -> torch.Tensor:
             of_cells = -log_p.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
@@ -120,10 +119,10 @@ class PartSegmentation(nn.Module):
         return {"loss_segmentation": loss / cells * self.loss_weight}
 
 
-def _loss_weight(target: Instances) -> float:
+def _loss_weight(target: Instances, device: torch.device) -> torch.Tensor:
     """Of the picture: its instances are of one dataset. A picture without any is of weight 1."""
     given = target.has("gt_loss_weights") and len(target) > 0
-    return float(target.gt_loss_weights[0]) if given else 1.0
+    return target.gt_loss_weights[0] if given else torch.ones((), device=device)
 
 
 @torch.no_grad()

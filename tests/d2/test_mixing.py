@@ -100,7 +100,7 @@ def test_two_processes_augment_differently(mixture, monkeypatch):
     assert len({given["seed"] for given in arguments}) == 4
 
 
-def test_of_other_datasets_people_are_taken_and_weighted(mixture, monkeypatch):
+def test_of_other_datasets_people_are_taken_and_weighted(mixture):
     """A COCO dataset as others register it: no name in its dictionaries, and other classes."""
     name = "of_others"
     pictures = copy.deepcopy(DatasetCatalog.get(mixture.DATASETS.TRAIN[0]))

@@ -27,22 +27,44 @@ def labels_of(**boxes):
 @pytest.mark.parametrize(
     "part, expected",
     [
-        ("right_lower_arm", (0, 1)),
-        ("left_upper_arm", (1, 1)),
-        ("left_upper_leg", (0, 0)),
-        ("torso", (0, 0)),
+        ("right_lower_arm", 1),
+        ("left_upper_arm", -1),
+        ("left_upper_leg", 0),
+        ("torso", 0),
     ],
 )
 def test_sides_are_judged_where_the_joint_lies_in_a_limb_of_its_kind(part, expected):
     person = {"keypoints": [5, 6, 2, 30, 30, 0, 5, 6, 2]}
     labels = labels_of(**{part: (3, 3, 10, 10)})
-    assert bench_peer.count_swaps([person], JOINTS, labels) == expected
+    assert bench_peer.sides_at_joints([person], JOINTS, labels).tolist() == [expected]
 
 
-def test_joints_outside_the_picture_are_not_judged():
+def test_joints_outside_the_picture_lie_in_no_limb():
     person = {"keypoints": [-3, 6, 2, 50, 30, 2, 5, 6, 2]}
     labels = labels_of(right_lower_arm=(0, 0, 40, 40))
-    assert bench_peer.count_swaps([person], JOINTS, labels) == (0, 0)
+    assert bench_peer.sides_at_joints([person], JOINTS, labels).tolist() == [0, 0]
+
+
+def test_sides_are_shares_of_those_judged_of_those_that_both_judge_and_of_all():
+    ours = [np.array([1, -1, 0]), np.array([1, 1, 1, -1])]
+    theirs = [np.array([0, -1, 1]), np.array([-1, 1, 0, 0])]
+    rows = bench_peer._side_figures({"ours": ours, "BodyPix": theirs})
+    shares = {
+        row: tuple((f.split(" ")[0], f.split(" of ")[1]) for f in figures.values())
+        for row, figures in rows.items()
+    }
+    assert shares == {
+        "swapped %": (("33.3", "6"), ("50.0", "4")),
+        "swapped %, both": (("33.3", "3"), ("66.7", "3")),
+        "own side %": (("57.1", "7"), ("28.6", "7")),
+    }
+
+
+@pytest.mark.parametrize("box, expected", [([0, 0, 10, 11], True), ([6, 0, 10, 10], False)])
+def test_a_person_is_found_whose_box_is_overlapped(box, expected):
+    person = {"bbox": [0, 0, 10, 10]}
+    assert bench_peer.has_its_box(person, [{"bbox": [50, 50, 5, 5]}, {"bbox": box}]) == expected
+    assert not bench_peer.has_its_box(person, [])
 
 
 def test_iou_of_counts():

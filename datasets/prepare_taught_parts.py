@@ -58,7 +58,7 @@ class Teachers:
         given = self.predictor.model_input(image)
         height, width = given["image"].shape[1:]
         padded = model.preprocess_image([given]).tensor
-        p = model.roi_heads.segment(model.backbone(padded)).softmax(dim=1)
+        p = model.roi_heads.segment(model.backbone(padded))
         p = functional.interpolate(p, padded.shape[-2:], mode="bilinear")
         p = p[:, :, :height, :width]
         return functional.interpolate(p, image.shape[:2], mode="bilinear")[0].cpu()

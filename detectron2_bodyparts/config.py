@@ -36,6 +36,9 @@ def add_bodyparts_config(cfg: CN) -> None:
     # mirror image at each of these shares of its size. Of the plugin's two backbones.
     _C.MODEL.FPN.MIRRORED_LOOKS = ()
 
+    # Out of training all RoI heads look at the first of MODEL.FPN.MIRRORED_LOOKS, too.
+    _C.MODEL.ROI_HEADS.MIRRORED = False
+
     # Basic blocks in each stage of build_small_resnet_fpn_backbone.
     _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)
 

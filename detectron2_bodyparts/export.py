@@ -50,9 +50,10 @@ class _Traceable(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(H, W, 3) BGR uint8 -> boxes, scores and, where the model has them, masks and joints."""
+        pixels = image.permute(2, 0, 1)
         if self.channel_order == "RGB":
-            image = image.flip(2)
-        pixels = image.permute(2, 0, 1).to(torch.float32)
+            pixels = pixels[[2, 1, 0]]  # ONNX Runtime takes ten times as long for a flip
+        pixels = pixels.to(torch.float32)
         images = self.model.preprocess_image([{"image": pixels}])
         features = self.model.backbone(images.tensor)
         proposals, _ = self.model.proposal_generator(images, features, None)

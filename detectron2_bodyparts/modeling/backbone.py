@@ -11,14 +11,17 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 
-MIRRORED = "mirrored"  # begins the names of the mirrored looks' feature maps, beside p2 to p6
+
+def in_look(number: int, name: str) -> str:
+    """The name of a feature map, as "p2", in the mirrored look of that number, from 0 on."""
+    return f"mirrored{number}_{name}"
 
 
 class SeveralLooksFPN(FPN):
     """An FPN that, out of training, looks at the mirror image of the picture, too, made smaller.
 
-    A part segmentation of all looks (`PartSegmentation.mean_of_looks`) knows more than one of any,
-    for a fraction of the time more.
+    A part segmentation of all looks (`PartSegmentation.probabilities`) knows more than one of any,
+    as do RoI heads of two (`BodyPartsROIHeads`), for a fraction of the time more.
     """
 
     def __init__(self, *args, mirrored_looks: Sequence[float] = (), **kwargs) -> None:
@@ -38,7 +41,7 @@ class SeveralLooksFPN(FPN):
         self.mirrored_looks = tuple(mirrored_looks)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, C, H, W) -> `FPN`'s feature maps and the finest one of each mirrored look."""
+        """(N, C, H, W) -> `FPN`'s feature maps, and those of each mirrored look (`in_look`)."""
         features = super().forward(x)
         if self.training:
             return features
@@ -47,14 +50,15 @@ class SeveralLooksFPN(FPN):
             per_mille, cell = round(share * 1000), self.size_divisibility
             size = [(n * per_mille // 1000 + cell - 1) // cell * cell for n in x.shape[-2:]]
             small = nn.functional.interpolate(x.flip(3), size, mode="bilinear")
-            features[f"{MIRRORED}{i}"] = super().forward(small)[self._out_features[0]]
+            look = super().forward(small)
+            features.update({in_look(i, name): map_ for name, map_ in look.items()})
         return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """See `FPN.output_shape`; a mirrored look's stride is that of its own picture."""
         shapes = super().output_shape()
-        finest = shapes[self._out_features[0]]
-        return {**shapes, **{f"{MIRRORED}{i}": finest for i in range(len(self.mirrored_looks))}}
+        looks = range(len(self.mirrored_looks))
+        return {**shapes, **{in_look(i, name): s for i in looks for name, s in shapes.items()}}
 
 
 @BACKBONE_REGISTRY.register()

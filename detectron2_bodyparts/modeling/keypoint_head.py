@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from torch import nn
 from torch.nn import functional as F
 
-from ..schema import get_keypoint_schema
+from ..schema import KeypointSchema, get_keypoint_schema
 from ..structures import loss_weights
 
 
@@ -107,7 +107,7 @@ class BodyPartsKeypointHead(nn.Module):
         self,
         input_shape: ShapeSpec,
         *,
-        num_keypoints: int,
+        keypoint_schema: KeypointSchema,
         conv_dims: tuple[int, ...],
         norm: str = "",
         loss_weight: float = 1.0,
@@ -115,7 +115,7 @@ class BodyPartsKeypointHead(nn.Module):
         """
         Args:
             input_shape: channels and side of the regions; the side is 14, 28 or 56.
-            num_keypoints: K.
+            keypoint_schema: of the K joints.
             conv_dims: output channels of each 3x3 convolution.
             norm: normalisation, as `detectron2.layers.get_norm` takes it.
             loss_weight: multiplier of the loss.
@@ -124,8 +124,9 @@ class BodyPartsKeypointHead(nn.Module):
         doublings = math.log2(self.heatmap_size / input_shape.height)
         if doublings not in (0, 1, 2):
             raise ValueError(f"expected regions of side 14, 28 or 56, found {input_shape.height}")
+        self.flip_permutation = list(keypoint_schema.flip_permutation)
         self.loss_weight = loss_weight
-        channels = input_shape.channels
+        num_keypoints, channels = len(keypoint_schema), input_shape.channels
         layers: list[tuple[str, nn.Module]] = []
         for i, dim in enumerate(conv_dims, start=1):
             conv = Conv2d(channels, dim, 3, padding=1, bias=not norm, norm=get_norm(norm, dim))
@@ -149,7 +150,7 @@ class BodyPartsKeypointHead(nn.Module):
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
         return {
             "input_shape": input_shape,
-            "num_keypoints": len(get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA)),
+            "keypoint_schema": get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
             "conv_dims": tuple(cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS),
             "norm": cfg.MODEL.ROI_KEYPOINT_HEAD.NORM,
             "loss_weight": cfg.MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT,
@@ -163,12 +164,16 @@ class BodyPartsKeypointHead(nn.Module):
             x = F.interpolate(x, scale_factor=self._scale, mode="bilinear", align_corners=False)
         return x
 
-    def forward(self, x: torch.Tensor, instances: list[Instances]):
+    def forward(
+        self, x: torch.Tensor, instances: list[Instances], mirrored: torch.Tensor | None = None
+    ):
         """Regions to losses or predictions. See the class for the fields.
 
         Args:
             x: (R, in, s, s), the regions of all pictures end to end.
             instances: per picture; in training with ``proposal_boxes`` and ``gt_keypoints``.
+            mirrored: (R, in, s, s), of the same regions in the mirror image: out of training, the
+                logits of both are averaged.
 
         Returns:
             In training a dict of losses, else the same instances with joints.
@@ -185,6 +190,8 @@ class BodyPartsKeypointHead(nn.Module):
                 loss_weights(people),
             )
             return {"loss_keypoint": loss / count.clamp(min=1) * self.loss_weight}
+        if mirrored is not None:
+            logits = (logits + self.layers(mirrored)[:, self.flip_permutation].flip(3)) / 2
         boxes = torch.cat([i.pred_boxes.tensor for i in instances])
         sizes = [len(i) for i in instances]
         points = decode_keypoints(logits, boxes).split(sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 
 
 @META_ARCH_REGISTRY.register()
@@ -36,8 +36,10 @@ class PartSegmentationPretraining(GeneralizedRCNN):
         if not self.training:
             return self.inference(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
-        logits = self._logits(self.preprocess_image(batched_inputs))
-        return self.roi_heads.part_segmentation.losses(logits, targets)
+        features = self.backbone(self.preprocess_image(batched_inputs).tensor)
+        segmentation = self.roi_heads.part_segmentation
+        logits = segmentation(features[self.roi_heads.mask_in_features[0]])
+        return segmentation.losses(logits, targets)
 
     def inference(
         self,
@@ -52,7 +54,8 @@ class PartSegmentationPretraining(GeneralizedRCNN):
         """
         images = self.preprocess_image(batched_inputs)
         wholes = [Boxes(images.tensor.new_tensor([[0, 0, w, h]])) for h, w in images.image_sizes]
-        masks = self.roi_heads.part_segmentation.on_regions(self._logits(images), wholes).sigmoid()
+        p = self.roi_heads.segment(self.backbone(images.tensor))
+        masks = self.roi_heads.part_segmentation.on_regions(p, wholes).sigmoid()
         people = [
             Instances(
                 size,
@@ -66,6 +69,3 @@ class PartSegmentationPretraining(GeneralizedRCNN):
         if not do_postprocess:
             return people
         return self._postprocess(people, batched_inputs, images.image_sizes)
-
-    def _logits(self, images: ImageList) -> torch.Tensor:
-        return self.roi_heads.segment(self.backbone(images.tensor))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -12,11 +13,13 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
 
 from ..schema import get_part_schema
-from .backbone import MIRRORED
+from .backbone import in_look
+from .keypoint_head import BodyPartsKeypointHead
+from .mask_head import BodyPartsMaskHead
 from .proposals import lies_in, split_ignored
 from .segmentation import PartSegmentation
 
-_SEGMENTATION = "part_segmentation"  # its logits, beside the feature maps
+_SEGMENTATION = "part_segmentation"  # its probabilities, beside the feature maps
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -29,6 +32,8 @@ class BodyPartsROIHeads(StandardROIHeads):
     * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
       pooled, and the trunk is run, once for both.
     * With ``part_segmentation`` the masks start from a part segmentation of the whole picture.
+    * With ``mirrored``, out of training, all heads look at every region in the mirror image, too,
+      and what they say of both is averaged: scores, boxes, and the logits of masks and joints.
     * With ``region_margin`` the mask and joint heads look at more than the box, which may cut off
       a foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, as
       ``pred_region_margin`` (N,) says; ``pred_masks``, which Detectron2 pastes into the box, are
@@ -44,6 +49,8 @@ class BodyPartsROIHeads(StandardROIHeads):
         share_mask_features: bool = False,
         part_segmentation: PartSegmentation | None = None,
         region_margin: float = 0.0,
+        mirrored: bool = False,
+        feature_strides: Mapping[str, int] | None = None,
         **kwargs,
     ) -> None:
         """
@@ -55,6 +62,8 @@ class BodyPartsROIHeads(StandardROIHeads):
             share_mask_features: the joint head takes the mask head's trunk.
             part_segmentation: of the finest feature map that the mask head pools from.
             region_margin: what is added to a box on every side, as a share of its own side.
+            mirrored: look at the first mirrored look (`SeveralLooksFPN`), too, out of training.
+            feature_strides: of the feature maps, in pixels, by name; needed if ``mirrored``.
             kwargs: `StandardROIHeads`' own.
         """
         super().__init__(**kwargs)
@@ -67,6 +76,8 @@ class BodyPartsROIHeads(StandardROIHeads):
         self.share_mask_features = share_mask_features
         self.part_segmentation = part_segmentation
         self.region_margin = region_margin
+        self.mirrored = mirrored
+        self.feature_strides = dict(feature_strides or {})
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
@@ -79,6 +90,12 @@ class BodyPartsROIHeads(StandardROIHeads):
         ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
+        looks = in_look(0, cfg.MODEL.ROI_HEADS.IN_FEATURES[0]) in input_shape
+        if cfg.MODEL.FPN.MIRRORED_LOOKS and not looks:
+            raise ValueError(
+                "MODEL.FPN.MIRRORED_LOOKS: only the plugin's own backbones look several times, "
+                f"{cfg.MODEL.BACKBONE.NAME} does not"
+            )
         shared = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES
         ret["share_mask_features"] = shared
         if shared:
@@ -90,11 +107,6 @@ class BodyPartsROIHeads(StandardROIHeads):
             ret["keypoint_pooler"] = None
             ret["keypoint_head"] = build_keypoint_head(cfg, ret["mask_head"].trunk_shape)
         if cfg.MODEL.MASK_ON and cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT:
-            if cfg.MODEL.FPN.MIRRORED_LOOKS and not _mirrored(input_shape):
-                raise ValueError(
-                    "MODEL.FPN.MIRRORED_LOOKS: only the plugin's own backbones look several times, "
-                    f"{cfg.MODEL.BACKBONE.NAME} does not"
-                )
             finest = input_shape[ret["mask_in_features"][0]]
             ret["part_segmentation"] = PartSegmentation(
                 finest.channels,
@@ -104,6 +116,15 @@ class BodyPartsROIHeads(StandardROIHeads):
                 loss_weight=cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT,
                 derived_weight=cfg.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT,
             )
+        if cfg.MODEL.ROI_HEADS.MIRRORED:
+            heads = [ret[name] for name in ("mask_head", "keypoint_head") if name in ret]
+            own = all(isinstance(h, (BodyPartsMaskHead, BodyPartsKeypointHead)) for h in heads)
+            if not (looks and own):
+                raise ValueError(
+                    "MODEL.ROI_HEADS.MIRRORED needs MODEL.FPN.MIRRORED_LOOKS and the plugin's heads"
+                )
+            ret["mirrored"] = True
+            ret["feature_strides"] = {name: shape.stride for name, shape in input_shape.items()}
         return ret
 
     @classmethod
@@ -135,9 +156,10 @@ class BodyPartsROIHeads(StandardROIHeads):
         if not targets:
             raise ValueError("training needs targets")
         losses = {}
-        features = self._with_segmentation(features)
         if self.part_segmentation is not None:
-            losses = self.part_segmentation.losses(features[_SEGMENTATION], targets)
+            logits = self.part_segmentation(features[self.mask_in_features[0]])
+            losses = self.part_segmentation.losses(logits, targets)
+            features = {**features, _SEGMENTATION: logits.detach().softmax(dim=1)}
         proposals = self.label_and_sample_proposals(proposals, targets)
         losses.update(self._forward_box(features, proposals))
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
@@ -153,7 +175,8 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     def forward_with_given_boxes(self, features, instances: list[Instances]) -> list[Instances]:
         """See `StandardROIHeads.forward_with_given_boxes`."""
-        features = self._with_segmentation(features)
+        if self.part_segmentation is not None:
+            features = {**features, _SEGMENTATION: self.segment(features)}
         regions = [self._regions(i, "pred_boxes") for i in instances]
         if self.share_mask_features:
             regions = self._forward_shared(features, regions)
@@ -171,52 +194,89 @@ class BodyPartsROIHeads(StandardROIHeads):
         regions.set(name, Boxes(enlarged(instances.get(name).tensor, self.region_margin)))
         return regions
 
-    def _with_segmentation(self, features):
-        if self.part_segmentation is None:
-            return features
-        return {**features, _SEGMENTATION: self.segment(features)}
+    def segment(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Feature maps -> `PartSegmentation.probabilities` (B, C, h, w), of all looks."""
+        finest = self.mask_in_features[0]
+        return self.part_segmentation.probabilities(features[finest], _looks(features, finest))
 
-    def segment(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Feature maps -> logits (B, C, h, w) of `PartSegmentation`, of all looks."""
-        logits = self.part_segmentation(features[self.mask_in_features[0]])
-        mirrored = [self.part_segmentation(features[name]) for name in _mirrored(features)]
-        return self.part_segmentation.mean_of_looks(logits, mirrored) if mirrored else logits
+    def _forward_box(self, features, proposals: list[Instances]):
+        if self.training or not self.mirrored:
+            return super()._forward_box(features, proposals)
+        boxes = [p.proposal_boxes for p in proposals]
+        (scores, deltas), (scores_there, deltas_there) = (
+            self.box_predictor(self.box_head(self.box_pooler(maps, places)))
+            for maps, places in self._views(features, self.box_in_features, boxes)
+        )
+        # dx, dy, dw, dh of each class; to the right there is to the left here.
+        back = deltas.new_tensor([-1, 1, 1, 1]).repeat(deltas.shape[1] // 4)
+        mean = (scores + scores_there) / 2, (deltas + deltas_there * back) / 2
+        return self.box_predictor.inference(mean, proposals)[0]
 
-    def _trunk_and_masks(self, features, instances: list[Instances]):
+    def _trunks_and_masks(self, features, instances: list[Instances]):
+        """The mask head's trunk in every view, and what it gives."""
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
-        regions = self.mask_pooler([features[f] for f in self.mask_in_features], boxes)
-        trunk, segmentation = self.mask_head.trunk(regions), None
+        trunks = [
+            self.mask_head.trunk(self.mask_pooler(maps, places))
+            for maps, places in self._views(features, self.mask_in_features, boxes)
+        ]
+        segmentation = None
         if self.part_segmentation is not None:
-            logits = features[_SEGMENTATION].detach()
-            segmentation = self.part_segmentation.on_regions(logits, boxes)
-        return trunk, self.mask_head.forward_from_trunk(trunk, instances, segmentation)
+            segmentation = self.part_segmentation.on_regions(features[_SEGMENTATION], boxes)
+        return trunks, self.mask_head.forward_from_trunk(
+            trunks[0], instances, segmentation, *trunks[1:]
+        )
 
     def _forward_mask(self, features, instances: list[Instances]):
-        if self.part_segmentation is None or not self.mask_on:
+        if not self.mask_on or (self.part_segmentation is None and not self.mirrored):
             return super()._forward_mask(features, instances)  # with any mask head, or none
-        return self._trunk_and_masks(features, instances)[1]
+        return self._trunks_and_masks(features, instances)[1]
 
     def _forward_shared(self, features, instances: list[Instances]):
-        trunk, losses = self._trunk_and_masks(features, instances)
+        trunks, losses = self._trunks_and_masks(features, instances)
         if not self.training:
-            return self.keypoint_head(trunk, instances)
+            return self.keypoint_head(trunks[0], instances, *trunks[1:])
         selected = [_with_joints_inside(i) for i in instances]
         with_joints = [i[s] for i, s in zip(instances, selected, strict=True)]
-        losses.update(self.keypoint_head(trunk[torch.cat(selected)], with_joints))
+        losses.update(self.keypoint_head(trunks[0][torch.cat(selected)], with_joints))
         return losses
 
     def _forward_keypoint(self, features, instances: list[Instances]):
-        if self.training and self.keypoint_on:
+        if not self.keypoint_on or not (self.training or self.mirrored):
+            return super()._forward_keypoint(features, instances)  # with any joint head, or none
+        if self.training:
             instances = [i[_with_joints_inside(i)] for i in instances]
-            boxes = [i.proposal_boxes for i in instances]
-            regions = self.keypoint_pooler([features[f] for f in self.keypoint_in_features], boxes)
-            return self.keypoint_head(regions, instances)
-        return super()._forward_keypoint(features, instances)
+        boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
+        regions, *mirrored = (
+            self.keypoint_pooler(maps, places)
+            for maps, places in self._views(features, self.keypoint_in_features, boxes)
+        )
+        return self.keypoint_head(regions, instances, *mirrored)
+
+    def _views(
+        self, features: Mapping[str, torch.Tensor], names: Sequence[str], boxes: list[Boxes]
+    ) -> Iterator[tuple[list[torch.Tensor], list[Boxes]]]:
+        """The maps of those names and the boxes on them: of the picture, and of its mirror image
+        where the heads look at that, too."""
+        maps = [features[name] for name in names]
+        yield maps, boxes
+        if self.training or not self.mirrored:
+            return
+        there = [features[in_look(0, name)] for name in names]
+        rows, columns = maps[0].shape[-2:]
+        down, across = there[0].shape[-2] / rows, there[0].shape[-1] / columns
+        width = columns * self.feature_strides[names[0]]
+        places = []
+        for of_picture in boxes:
+            x0, y0, x1, y1 = of_picture.tensor.unbind(dim=1)
+            sides = [(width - x1) * across, y0 * down, (width - x0) * across, y1 * down]
+            places.append(Boxes(torch.stack(sides, dim=1)))
+        yield there, places
 
 
-def _mirrored(names: Iterable[str]) -> list[str]:
-    """Those of the mirrored looks' feature maps."""
-    return [name for name in names if name.startswith(MIRRORED)]
+def _looks(features: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    """The maps of that name in all mirrored looks."""
+    names = (in_look(i, name) for i in itertools.count())
+    return [features[n] for n in itertools.takewhile(features.__contains__, names)]
 
 
 def enlarged(boxes: torch.Tensor, margin: float) -> torch.Tensor:

@@ -57,6 +57,14 @@ MODELS = {
     "three looks": [
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.FPN.MIRRORED_LOOKS", (1.0, 0.65)),
+        *("MODEL.ROI_HEADS.MIRRORED", True),
+    ],
+    "mirrored, shared features": [
+        *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
+        *("MODEL.BODYPARTS.REGION_MARGIN", 0.2),
+        *("MODEL.FPN.MIRRORED_LOOKS", (0.7,)),
+        *("MODEL.ROI_HEADS.MIRRORED", True),
     ],
     "masks from finer levels than boxes": [
         *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),

@@ -15,7 +15,7 @@ from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints, keypoi
 from detectron2_bodyparts.modeling.mask_head import part_mask_loss
 from detectron2_bodyparts.modeling.roi_heads import enlarged, on_boxes
 from detectron2_bodyparts.records import encode_mask
-from detectron2_bodyparts.schema import BODYPARTS_7, PartSchema
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, LSP_14, PartSchema
 from detectron2_bodyparts.structures import PartMasks, part_plane, target_names
 
 from .conftest import HEIGHT, WIDTH, figure, person, rectangle
@@ -275,15 +275,15 @@ def test_decoding_at_the_border_stays_in_the_box():
 @pytest.mark.parametrize("side", [14, 28, 56])
 def test_heatmaps_are_56_from_any_region(side):
     head = BodyPartsKeypointHead(
-        ShapeSpec(channels=8, height=side, width=side), num_keypoints=5, conv_dims=(8, 8)
+        ShapeSpec(channels=8, height=side, width=side), keypoint_schema=LSP_14, conv_dims=(8, 8)
     )
-    assert head.layers(torch.zeros(3, 8, side, side)).shape == (3, 5, 56, 56)
+    assert head.layers(torch.zeros(3, 8, side, side)).shape == (3, 14, 56, 56)
 
 
 def test_zero_losses_still_touch_every_parameter():
     mask_head = BodyPartsMaskHead(ShapeSpec(8, height=28, width=28), part_schema=BODYPARTS_7)
     joint_head = BodyPartsKeypointHead(
-        ShapeSpec(8, height=14, width=14), num_keypoints=17, conv_dims=(8,)
+        ShapeSpec(8, height=14, width=14), keypoint_schema=COCO_17, conv_dims=(8,)
     )
     with EventStorage():
         losses = {

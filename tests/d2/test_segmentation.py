@@ -10,6 +10,7 @@ from torch import nn
 
 from detectron2_bodyparts.data import BodyPartsMapper, load_bodyparts_json
 from detectron2_bodyparts.engine import Trainer
+from detectron2_bodyparts.modeling.backbone import in_look
 from detectron2_bodyparts.modeling.segmentation import PartSegmentation, possible_classes
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
@@ -308,7 +309,7 @@ def test_two_looks_of_the_same_size_make_the_mirror_image_of_the_picture_the_ans
     picture = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
     def answer(x):
-        return model.roi_heads.segment(model.backbone(x)).softmax(dim=1)
+        return model.roi_heads.segment(model.backbone(x))
 
     with torch.no_grad():
         model.roi_heads.part_segmentation.predictor.weight.mul_(100)
@@ -329,19 +330,22 @@ def test_mirrored_looks_are_at_smaller_pictures_out_of_training_only(
     picture = torch.zeros(1, 3, height, width)
     assert not any(name.startswith("mirrored") for name in backbone(picture))
     features = backbone.eval()(picture)
-    for name, (rows, columns) in (("mirrored0", (height, width)), ("mirrored1", expected)):
-        assert features[name].shape[-2:] == (rows // 4, columns // 4)
-        shape = backbone.output_shape()[name]
-        assert (shape.channels, shape.stride) == (features[name].shape[1], 4)
+    for look, (rows, columns) in enumerate([(height, width), expected]):
+        for map_, stride in (("p2", 4), ("p3", 8)):
+            name = in_look(look, map_)
+            assert features[name].shape[-2:] == (rows // stride, columns // stride)
+            shape = backbone.output_shape()[name]
+            assert (shape.channels, shape.stride) == (features[name].shape[1], stride)
 
 
 def test_every_look_counts_alike(small_cfg):
     small_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
     head = Trainer.build_model(small_cfg).roi_heads.part_segmentation
+    head.conv, head.predictor = nn.Identity(), nn.Identity()
     logits = torch.randn(3, 1, 7, 8, 12, generator=torch.Generator().manual_seed(0))
     mirrored = logits[:, :, list(BODYPARTS_7.flip_permutation)].flip(4)
-    found = head.mean_of_looks(logits[0], [mirrored[1], mirrored[2]])
-    torch.testing.assert_close(found.exp(), logits.softmax(dim=2).mean(dim=0))
+    found = head.probabilities(logits[0], [mirrored[1], mirrored[2]])
+    torch.testing.assert_close(found, logits.softmax(dim=2).mean(dim=0))
 
 
 def test_other_backbones_look_once(small_cfg):

@@ -11,8 +11,8 @@ mIoU      of the whole picture's label map, where PASCAL-Person-Part's are there
 metrics   of people, as `detectron2_bodyparts.metrics` has them. BodyPix's people are what its maps
           show inside the true boxes, with a score of 1: it cannot miss anybody, and finds nobody
           who is not there.
-found     PCK of the people whose box ours finds: both are asked for the same people, and who was
-          missed plays no part.
+found     PCK of the people whom ours finds by their boxes, one to one: both are asked for the same
+          people, and who was missed plays no part.
 swapped   of the labelled elbows, wrists, knees and ankles that lie in a predicted limb, how many
           lie in one of the other side; of those that do for both models; and how many of all lie in
           a limb of their own side.
@@ -36,11 +36,10 @@ from typing import Any
 import cv2
 import numpy as np
 from peer import Maps, Peer, export_peer, person_in_box
-from pycocotools import mask as mask_util
 
 from detectron2_bodyparts.deploy import OnnxPredictor, default_model
 from detectron2_bodyparts.metrics import evaluate
-from detectron2_bodyparts.metrics.sides import MATCH_IOU
+from detectron2_bodyparts.metrics.pose import takers
 from detectron2_bodyparts.people import People
 from detectron2_bodyparts.readers.pascal_person_part import LABELS_FOLDER
 from detectron2_bodyparts.records import Records, read_records
@@ -76,18 +75,22 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
     found: dict[str, list[dict]] = {name: [] for name in BOTH}
     confusions: dict[str, list[np.ndarray]] = {name: [] for name in BOTH}
     sides: dict[str, list[np.ndarray]] = {name: [] for name in BOTH}
-    people_found: list[dict] = []
+    of_found: dict[str, list[dict]] = {name: [] for name in ("people", *BOTH)}
     for image in records.images:
         picture = cv2.imread(str(file.parent / image["file_name"]))
         people, maps = ours(picture), peer(picture)
         persons = [a for a in groups[image["id"]] if not a["iscrowd"]]
         answers = people.view(schema).to_annotations(image["id"], joints)
         found["ours"] += answers
-        people_found += [person for person in persons if has_its_box(person, answers)]
-        for person in persons:
+        for person, taker in zip(persons, takers(persons, answers), strict=True):
             x, y, w, h = person["bbox"]
-            answer = person_in_box(maps, np.array([x, y, x + w, y + h]), schema, joints)
-            found["BodyPix"].append({"image_id": image["id"], **answer})
+            in_box = person_in_box(maps, np.array([x, y, x + w, y + h]), schema, joints)
+            answer = {"image_id": image["id"], **in_box}
+            found["BodyPix"].append(answer)
+            if taker is not None:
+                of_found["people"].append(person)
+                of_found["ours"].append(taker)
+                of_found["BodyPix"].append(answer)
         labels = {"ours": people.confident(PAINT_THRESHOLD).label_map(), "BodyPix": maps.labels}
         for name in BOTH:
             sides[name].append(sides_at_joints(persons, joints.keypoints, labels[name]))
@@ -104,7 +107,7 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
         "people": sum(not a["iscrowd"] for a in records.annotations),
         **(_label_map_figures(confusions) if confusions["ours"] else {}),
         **_people_figures(records, found),
-        **_figures_of_found(replace(records, annotations=people_found), found),
+        **_figures_of_found(replace(records, annotations=of_found.pop("people")), of_found),
         **_side_figures(sides),
     }
 
@@ -165,12 +168,6 @@ def _people_figures(records: Records, found: dict[str, list[dict]]) -> dict[str,
         for name in names
         if not np.isnan(results["ours"].get(group, {}).get(name, np.nan))
     }
-
-
-def has_its_box(person: dict, answers: Sequence[dict]) -> bool:
-    """Whether one of the answers is this person, by the boxes' overlap."""
-    boxes = [answer["bbox"] for answer in answers]
-    return bool(boxes) and mask_util.iou(boxes, [person["bbox"]], [0]).max() >= MATCH_IOU
 
 
 def _figures_of_found(records: Records, found: dict[str, list[dict]]) -> dict[str, dict[str, str]]:

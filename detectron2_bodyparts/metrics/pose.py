@@ -158,28 +158,28 @@ def evaluate_pck(
             groups[prediction["image_id"]].append(prediction)
     for image_id, group in records.by_image().items():
         people = [a for a in group if not a["iscrowd"]]
-        for person, prediction in zip(people, _matches(people, groups[image_id]), strict=True):
+        for person, prediction in zip(people, takers(people, groups[image_id]), strict=True):
             x, y, w, h = person["bbox"]
             found = None if prediction is None else _points(prediction)
             pck.add(_points(person), np.array([x, y, x + w, y + h]), found)
     return pck.result()
 
 
-def _matches(
+def takers(
     people: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any] | None]:
-    """For each person the prediction that takes them."""
-    takers: list[Mapping[str, Any] | None] = [None] * len(people)
+    """For each person of a picture the prediction that takes them, as in `evaluate_pck`."""
+    found: list[Mapping[str, Any] | None] = [None] * len(people)
     if not people:
-        return takers
+        return found
     boxes = np.array([p["bbox"] for p in people], dtype=float)
     for prediction in sorted(predictions, key=lambda p: -p["score"]):
         box = np.array([prediction["bbox"]], dtype=float)
         iou = mask_util.iou(box, boxes, [0] * len(boxes))[0]
-        iou[[taker is not None for taker in takers]] = 0
+        iou[[taker is not None for taker in found]] = 0
         if iou.max() >= MATCH_IOU:
-            takers[int(iou.argmax())] = prediction
-    return takers
+            found[int(iou.argmax())] = prediction
+    return found
 
 
 def _points(person: Mapping[str, Any]) -> np.ndarray:

@@ -60,13 +60,6 @@ def test_sides_are_shares_of_those_judged_of_those_that_both_judge_and_of_all():
     }
 
 
-@pytest.mark.parametrize("box, expected", [([0, 0, 10, 11], True), ([6, 0, 10, 10], False)])
-def test_a_person_is_found_whose_box_is_overlapped(box, expected):
-    person = {"bbox": [0, 0, 10, 10]}
-    assert bench_peer.has_its_box(person, [{"bbox": [50, 50, 5, 5]}, {"bbox": box}]) == expected
-    assert not bench_peer.has_its_box(person, [])
-
-
 def test_iou_of_counts():
     iou = bench_peer.class_iou(np.array([[6, 2], [1, 3]]))
     np.testing.assert_allclose(iou, [100 * 6 / 9, 100 * 3 / 6])

@@ -33,7 +33,7 @@ class BodyPartsROIHeads(StandardROIHeads):
       pooled, and the trunk is run, once for both.
     * With ``part_segmentation`` the masks start from a part segmentation of the whole picture.
     * With ``mirrored``, out of training, all heads look at every region in the mirror image, too,
-      and what they say of both is averaged: scores, boxes, and the logits of masks and joints.
+      and what they say of both is averaged: boxes, and the logits of scores, masks and joints.
     * With ``region_margin`` the mask and joint heads look at more than the box, which may cut off
       a foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, as
       ``pred_region_margin`` (N,) says; ``pred_masks``, which Detectron2 pastes into the box, are
@@ -175,7 +175,7 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     def forward_with_given_boxes(self, features, instances: list[Instances]) -> list[Instances]:
         """See `StandardROIHeads.forward_with_given_boxes`."""
-        if self.part_segmentation is not None:
+        if self.part_segmentation is not None and self.mask_on:
             features = {**features, _SEGMENTATION: self.segment(features)}
         regions = [self._regions(i, "pred_boxes") for i in instances]
         if self.share_mask_features:

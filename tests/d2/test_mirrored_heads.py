@@ -72,6 +72,7 @@ def test_the_mirror_image_of_a_picture_has_the_mirrored_masks_and_joints(mirrore
         mine, back = here.get(field), there.get(field).flip(3)[:, list(permutation)]
         torch.testing.assert_close(back, mine, atol=slack, rtol=slack)
         assert (there.get(field).flip(3) - mine).abs().max() > 10 * slack  # sides are told apart
+    assert len(answers(model, picture(), BOXES[:0]).pred_part_masks) == 0
     model.roi_heads.mirrored = False
     once = answers(model, picture(), BOXES)
     for field in ("pred_part_masks", "pred_keypoint_heatmaps"):

@@ -104,8 +104,11 @@ def test_the_answer_is_in_coordinates_of_the_picture_and_not_of_what_the_model_s
     torch.testing.assert_close(found.pred_keypoints, plain.pred_keypoints)
 
 
+@pytest.mark.parametrize("looks", [(), (1.0,)], ids=["", "heads look twice"])
 @pytest.mark.parametrize("parts, joints", SCHEMAS)
-def test_the_mirrored_picture_has_the_mirrored_answer(small_cfg, picture, parts, joints):
+def test_the_mirrored_picture_has_the_mirrored_answer(small_cfg, picture, parts, joints, looks):
+    small_cfg.MODEL.FPN.MIRRORED_LOOKS = looks
+    small_cfg.MODEL.ROI_HEADS.MIRRORED = bool(looks)
     small_cfg.MODEL.BODYPARTS.PART_SCHEMA = parts
     small_cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA = joints
     model = build_model(small_cfg).eval()

@@ -39,7 +39,7 @@ from peer import Maps, Peer, export_peer, person_in_box
 
 from detectron2_bodyparts.deploy import OnnxPredictor, default_model
 from detectron2_bodyparts.metrics import evaluate
-from detectron2_bodyparts.metrics.pose import takers
+from detectron2_bodyparts.metrics.pose import evaluate_pck, takers
 from detectron2_bodyparts.people import People
 from detectron2_bodyparts.readers.pascal_person_part import LABELS_FOLDER
 from detectron2_bodyparts.records import Records, read_records
@@ -75,7 +75,8 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
     found: dict[str, list[dict]] = {name: [] for name in BOTH}
     confusions: dict[str, list[np.ndarray]] = {name: [] for name in BOTH}
     sides: dict[str, list[np.ndarray]] = {name: [] for name in BOTH}
-    of_found: dict[str, list[dict]] = {name: [] for name in ("people", *BOTH)}
+    people_found: list[dict] = []
+    of_found: dict[str, list[dict]] = {name: [] for name in BOTH}
     for image in records.images:
         picture = cv2.imread(str(file.parent / image["file_name"]))
         people, maps = ours(picture), peer(picture)
@@ -88,7 +89,7 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
             answer = {"image_id": image["id"], **in_box}
             found["BodyPix"].append(answer)
             if taker is not None:
-                of_found["people"].append(person)
+                people_found.append(person)
                 of_found["ours"].append(taker)
                 of_found["BodyPix"].append(answer)
         labels = {"ours": people.confident(PAINT_THRESHOLD).label_map(), "BodyPix": maps.labels}
@@ -107,7 +108,7 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
         "people": sum(not a["iscrowd"] for a in records.annotations),
         **(_label_map_figures(confusions) if confusions["ours"] else {}),
         **_people_figures(records, found),
-        **_figures_of_found(replace(records, annotations=of_found.pop("people")), of_found),
+        **_figures_of_found(replace(records, annotations=people_found), of_found),
         **_side_figures(sides),
     }
 
@@ -171,10 +172,11 @@ def _people_figures(records: Records, found: dict[str, list[dict]]) -> dict[str,
 
 
 def _figures_of_found(records: Records, found: dict[str, list[dict]]) -> dict[str, dict[str, str]]:
-    name = METRICS["pck"][0]
+    (name,) = METRICS["pck"]
     if not any(a["num_keypoints"] for a in records.annotations):
         return {}
-    pck = {n: evaluate(records, p, joints=COCO_17.keypoints)["pck"][name] for n, p in found.items()}
+    known = [j for j in records.keypoint_schema.keypoints if j in COCO_17.keypoints]
+    pck = {n: evaluate_pck(records, p, joints=known)[name] for n, p in found.items()}
     return {f"pck {name}, found": {n: f"{value:.1f}" for n, value in pck.items()}}
 
 

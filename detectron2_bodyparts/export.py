@@ -52,7 +52,7 @@ class _Traceable(nn.Module):
         """(H, W, 3) BGR uint8 -> boxes, scores and, where the model has them, masks and joints."""
         pixels = image.permute(2, 0, 1)
         if self.channel_order == "RGB":
-            pixels = pixels[[2, 1, 0]]  # ONNX Runtime takes ten times as long for a flip
+            pixels = pixels[[2, 1, 0]]  # ONNX Runtime takes seven times as long for a flip
         pixels = pixels.to(torch.float32)
         images = self.model.preprocess_image([{"image": pixels}])
         features = self.model.backbone(images.tensor)

@@ -17,6 +17,16 @@ def in_look(number: int, name: str) -> str:
     return f"mirrored{number}_{name}"
 
 
+def unmirrored(maps: torch.Tensor, permutation: Sequence[int]) -> torch.Tensor:
+    """(N, C, h, w) of a mirrored picture -> as of the picture: right and left change places, too.
+
+    Args:
+        maps: what was found in the mirror image.
+        permutation: of the C channels when a picture is mirrored, as ``flip_permutation``.
+    """
+    return maps[:, list(permutation)].flip(3)
+
+
 class SeveralLooksFPN(FPN):
     """An FPN that, out of training, looks at the mirror image of the picture, too, made smaller.
 
@@ -45,11 +55,12 @@ class SeveralLooksFPN(FPN):
         features = super().forward(x)
         if self.training:
             return features
+        mirror_image = x.flip(3)
         for i, share in enumerate(self.mirrored_looks):
             # In integers: export traces them, for pictures of any size.
             per_mille, cell = round(share * 1000), self.size_divisibility
             size = [(n * per_mille // 1000 + cell - 1) // cell * cell for n in x.shape[-2:]]
-            small = nn.functional.interpolate(x.flip(3), size, mode="bilinear")
+            small = nn.functional.interpolate(mirror_image, size, mode="bilinear")
             look = super().forward(small)
             features.update({in_look(i, name): map_ for name, map_ in look.items()})
         return features

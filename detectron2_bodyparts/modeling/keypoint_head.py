@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..schema import KeypointSchema, get_keypoint_schema
 from ..structures import loss_weights
+from .backbone import unmirrored
 
 
 def keypoint_loss(
@@ -124,7 +125,7 @@ class BodyPartsKeypointHead(nn.Module):
         doublings = math.log2(self.heatmap_size / input_shape.height)
         if doublings not in (0, 1, 2):
             raise ValueError(f"expected regions of side 14, 28 or 56, found {input_shape.height}")
-        self.flip_permutation = list(keypoint_schema.flip_permutation)
+        self.flip_permutation = keypoint_schema.flip_permutation
         self.loss_weight = loss_weight
         num_keypoints, channels = len(keypoint_schema), input_shape.channels
         layers: list[tuple[str, nn.Module]] = []
@@ -191,7 +192,7 @@ class BodyPartsKeypointHead(nn.Module):
             )
             return {"loss_keypoint": loss / count.clamp(min=1) * self.loss_weight}
         if mirrored is not None:
-            logits = (logits + self.layers(mirrored)[:, self.flip_permutation].flip(3)) / 2
+            logits = (logits + unmirrored(self.layers(mirrored), self.flip_permutation)) / 2
         boxes = torch.cat([i.pred_boxes.tensor for i in instances])
         sizes = [len(i) for i in instances]
         points = decode_keypoints(logits, boxes).split(sizes)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..schema import BODY, PartSchema, get_part_schema
 from ..structures import UNKNOWN, PartMasks, loss_weights, target_weights
+from .backbone import unmirrored
 
 
 def conv_3x3(in_channels: int, out_channels: int, norm: str, *, stride: int = 1) -> Conv2d:
@@ -336,8 +337,8 @@ class BodyPartsMaskHead(nn.Module):
         """
         logits = self.decoder.upsample(features)
         if mirrored is not None:
-            permutation = list(self.part_schema.flip_permutation)
-            logits = (logits + self.decoder.upsample(mirrored)[:, permutation].flip(3)) / 2
+            there = self.decoder.upsample(mirrored)
+            logits = (logits + unmirrored(there, self.part_schema.flip_permutation)) / 2
         if segmentation is not None:
             if not self.training:
                 logits = torch.cat([logits[:, :1], logits[:, 1:] * self.part_residual], dim=1)

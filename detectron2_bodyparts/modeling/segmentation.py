@@ -12,6 +12,7 @@ from torch import nn
 
 from ..schema import PartSchema
 from ..structures import BODY_BIT, IGNORE_BIT, KNOWN, PART_BITS, UNKNOWN, target_codes
+from .backbone import unmirrored
 from .mask_head import conv_3x3, resized
 from .proposals import IGNORE_CLASS
 
@@ -58,7 +59,7 @@ class PartSegmentation(nn.Module):
         self.predictor = Conv2d(in_channels, len(part_schema.channels), 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)
-        self.flip_permutation = list(part_schema.flip_permutation)
+        self.flip_permutation = part_schema.flip_permutation
         self.side = side
         self.pooler = ROIPooler((side, side), [1 / stride], 1, "ROIAlignV2")
         self.loss_weight = loss_weight
@@ -82,7 +83,7 @@ class PartSegmentation(nn.Module):
         """
         p = _softmax(self(features))
         for look in mirrored:
-            there = _softmax(self(look))[:, self.flip_permutation].flip(3)
+            there = unmirrored(_softmax(self(look)), self.flip_permutation)
             p = p + resized(there, p)
         return p / (1 + len(mirrored))
 

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ..schema import BODY, get_keypoint_schema, get_part_schema
+from .backbone import unmirrored
 from .keypoint_head import decode_keypoints
 from .roi_heads import enlarged, tell_margin
 
@@ -98,6 +99,6 @@ def _average(
     total = torch.zeros_like(maps[0])
     for view, transform in zip(maps, transforms, strict=True):
         if any(isinstance(t, HFlipTransform) for t in transform.transforms):
-            view = view.flip(3)[:, list(permutation)]
+            view = unmirrored(view, permutation)
         total += view
     return total / len(maps)

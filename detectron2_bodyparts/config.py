@@ -39,6 +39,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Out of training all RoI heads look at the first of MODEL.FPN.MIRRORED_LOOKS, too.
     _C.MODEL.ROI_HEADS.MIRRORED = False
 
+    # What is left of the score of somebody whose silhouette lies altogether in that of somebody
+    # surer, who probably is a part of them; 1 = all of it.
+    _C.MODEL.ROI_HEADS.SECOND_FIND_SCORE = 1.0
+
     # Basic blocks in each stage of build_small_resnet_fpn_backbone.
     _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)
 

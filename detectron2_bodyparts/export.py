@@ -25,6 +25,7 @@ from . import __version__
 from .checkpoint import HALVED, WEIGHTS
 from .deploy import ModelInfo
 from .modeling.pretraining import PartSegmentationPretraining
+from .modeling.second_finds import doubt_second_finds
 from .schema import get_keypoint_schema, get_part_schema
 
 # The first that has RoiAlign with the half pixel of Detectron2's ROIAlignV2 is 16; every ONNX
@@ -67,8 +68,11 @@ class _Traceable(nn.Module):
         people = Instances(found.image_size, pred_boxes=Boxes(regions))
         people.pred_classes = torch.zeros_like(regions[:, 0], dtype=torch.int64)
         (people,) = heads.forward_with_given_boxes(features, [people])
+        scores = torch.cat([found.scores, found.scores.new_zeros(1)])
+        people.scores = scores[: count + (count == 0)]
+        people = doubt_second_finds(people, getattr(heads, "second_find_score", 1.0))
         answers = [people.get(name)[:count] for name in _head_fields(self.model).values()]
-        return boxes, found.scores, *answers
+        return people.pred_boxes.tensor[:count], people.scores[:count], *answers
 
 
 def _head_fields(model: nn.Module) -> dict[str, str]:

@@ -10,13 +10,14 @@ from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_keypoint_head
 from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from torch import nn
 
 from ..schema import get_part_schema
 from .backbone import in_look
 from .keypoint_head import BodyPartsKeypointHead
 from .mask_head import BodyPartsMaskHead
 from .proposals import lies_in, split_ignored
+from .regions import enlarged, tell_margin
+from .second_finds import doubt_second_finds
 from .segmentation import PartSegmentation
 
 _SEGMENTATION = "part_segmentation"  # its probabilities, beside the feature maps
@@ -38,6 +39,8 @@ class BodyPartsROIHeads(StandardROIHeads):
       a foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, as
       ``pred_region_margin`` (N,) says; ``pred_masks``, which Detectron2 pastes into the box, are
       on the box.
+    * With ``second_find_score`` people who lie within others get lower scores
+      (`doubt_second_finds`), unless their boxes are given.
     """
 
     @configurable
@@ -50,6 +53,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         part_segmentation: PartSegmentation | None = None,
         region_margin: float = 0.0,
         mirrored: bool = False,
+        second_find_score: float = 1.0,
         feature_strides: Mapping[str, int] | None = None,
         **kwargs,
     ) -> None:
@@ -63,6 +67,8 @@ class BodyPartsROIHeads(StandardROIHeads):
             part_segmentation: of the finest feature map that the mask head pools from.
             region_margin: what is added to a box on every side, as a share of its own side.
             mirrored: look at the first mirrored look (`SeveralLooksFPN`), too, out of training.
+            second_find_score: what is left of the score of somebody whose silhouette lies in that
+                of somebody surer altogether, out of training.
             feature_strides: of the feature maps, in pixels, by name; needed if ``mirrored``.
             kwargs: `StandardROIHeads`' own.
         """
@@ -77,6 +83,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         self.part_segmentation = part_segmentation
         self.region_margin = region_margin
         self.mirrored = mirrored
+        self.second_find_score = second_find_score
         self.feature_strides = dict(feature_strides or {})
 
     @classmethod
@@ -88,6 +95,7 @@ class BodyPartsROIHeads(StandardROIHeads):
             )
         ret = super().from_config(cfg, input_shape)
         ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
+        ret["second_find_score"] = cfg.MODEL.ROI_HEADS.SECOND_FIND_SCORE
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
         looks = in_look(0, cfg.MODEL.ROI_HEADS.IN_FEATURES[0]) in input_shape
@@ -152,7 +160,8 @@ class BodyPartsROIHeads(StandardROIHeads):
     def forward(self, images, features, proposals, targets=None):
         """See `ROIHeads.forward`."""
         if not self.training:
-            return super().forward(images, features, proposals, targets)
+            people, losses = super().forward(images, features, proposals, targets)
+            return [doubt_second_finds(p, self.second_find_score) for p in people], losses
         if not targets:
             raise ValueError("training needs targets")
         losses = {}
@@ -277,33 +286,6 @@ def _looks(features: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor
     """The maps of that name in all mirrored looks."""
     names = (in_look(i, name) for i in itertools.count())
     return [features[n] for n in itertools.takewhile(features.__contains__, names)]
-
-
-def enlarged(boxes: torch.Tensor, margin: float) -> torch.Tensor:
-    """(N, 4) XYXY boxes, each with a share of its sides more on every side."""
-    more = (boxes[:, 2:] - boxes[:, :2]) * margin
-    return torch.cat([boxes[:, :2] - more, boxes[:, 2:] + more], dim=1)
-
-
-def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:
-    """(N, C, S, S) on `enlarged` boxes -> the same on the boxes."""
-    cells = torch.arange(masks.shape[-1], device=masks.device, dtype=masks.dtype)
-    places = ((cells + 0.5) / masks.shape[-1] * 2 - 1) / (1 + 2 * margin)  # -1..1 is the region
-    y, x = torch.meshgrid(places, places, indexing="ij")
-    grid = torch.stack([x, y], dim=-1).expand(len(masks), -1, -1, -1)
-    return nn.functional.grid_sample(masks, grid, align_corners=False)
-
-
-def tell_margin(people: Instances, margin: float) -> None:
-    """Say that maps are on `enlarged` boxes; bring ``pred_masks``, if any, onto the boxes.
-
-    See `BodyPartsROIHeads` for the fields. Without a margin there is nothing to say.
-    """
-    if not margin:
-        return
-    people.pred_region_margin = torch.full_like(people.pred_boxes.tensor[:, 0], margin)
-    if people.has("pred_masks"):
-        people.pred_masks = on_boxes(people.pred_masks, margin)
 
 
 def spread_over_people(instances: Instances, count: int) -> Instances:

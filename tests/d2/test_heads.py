@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from detectron2_bodyparts.modeling import BodyPartsKeypointHead, BodyPartsMaskHead
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints, keypoint_loss
 from detectron2_bodyparts.modeling.mask_head import part_mask_loss
-from detectron2_bodyparts.modeling.roi_heads import enlarged, on_boxes
+from detectron2_bodyparts.modeling.regions import enlarged, on_boxes
 from detectron2_bodyparts.records import encode_mask
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, LSP_14, PartSchema
 from detectron2_bodyparts.structures import PartMasks, part_plane, target_names

@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from detectron2_bodyparts.data import register_bodyparts_dataset
 from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
-from detectron2_bodyparts.modeling.roi_heads import enlarged
+from detectron2_bodyparts.modeling.regions import enlarged
 from detectron2_bodyparts.modeling.test_time_augmentation import BodyPartsRCNNWithTTA, _average
 from detectron2_bodyparts.people import People
 from detectron2_bodyparts.schema import (

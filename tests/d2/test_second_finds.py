@@ -1,0 +1,109 @@
+"""Scores of people whose silhouette lies in somebody else's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from detectron2_bodyparts.engine import Trainer
+from detectron2_bodyparts.modeling.second_finds import doubt_second_finds, shares_in_earlier
+
+SIDE = 112
+WHOLE = torch.tensor([0.0, 0, 100, 100])
+WITHIN = torch.tensor([20.0, 10, 60, 90])
+ACROSS = torch.tensor([75.0, 0, 125, 40])  # half of it
+ASIDE = torch.tensor([100.0, 0, 140, 100])
+
+
+def full(count: int) -> torch.Tensor:
+    return torch.ones(count, SIDE, SIDE)
+
+
+def test_shares_are_of_those_before():
+    found = shares_in_earlier(full(4), torch.stack([WHOLE, WITHIN, ACROSS, ASIDE]))
+    torch.testing.assert_close(found, torch.tensor([0, 1, 0.5, 0.25]), atol=0.03, rtol=0)
+    found = shares_in_earlier(full(2), torch.stack([WITHIN, WHOLE]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.32]), atol=0.02, rtol=0)
+
+
+def test_silhouettes_count_and_not_boxes():
+    bodies = full(2)
+    bodies[0, :, SIDE // 2 :] = 0
+    right = torch.tensor([60.0, 20, 90, 80])
+    assert shares_in_earlier(bodies, torch.stack([WHOLE, right]))[1] == 0
+    left = torch.tensor([10.0, 20, 40, 80])
+    assert shares_in_earlier(bodies, torch.stack([WHOLE, left]))[1] == 1
+    upper = torch.tensor([40.0, 0, 60, 100])  # half in, half out
+    assert shares_in_earlier(bodies, torch.stack([WHOLE, upper]))[1] == pytest.approx(0.5)
+    bodies[1, : SIDE // 2] = 0
+    low = torch.tensor([30.0, 60, 50, 140])  # its silhouette is below WHOLE
+    assert shares_in_earlier(bodies, torch.stack([WHOLE, low]))[1] == 0
+
+
+def test_nobody_and_empty_silhouettes():
+    assert shares_in_earlier(full(0), torch.zeros(0, 4)).shape == (0,)
+    empty = torch.zeros(2, SIDE, SIDE)
+    torch.testing.assert_close(
+        shares_in_earlier(empty, torch.stack([WHOLE, WITHIN])), torch.zeros(2)
+    )
+    flat = torch.tensor([5.0, 5, 5, 5])
+    assert shares_in_earlier(full(2), torch.stack([flat, WHOLE])).isfinite().all()
+
+
+def people(boxes: list[torch.Tensor], scores: list[float]) -> Instances:
+    found = Instances((200, 200), pred_boxes=Boxes(torch.stack(boxes)))
+    found.scores = torch.tensor(scores)
+    found.pred_part_masks = torch.zeros(len(boxes), 3, SIDE, SIDE)
+    found.pred_part_masks[:, 0] = 0.9
+    found.number = torch.arange(len(boxes))
+    return found
+
+
+def test_a_second_find_comes_after_others_and_stays():
+    found = doubt_second_finds(people([WHOLE, WITHIN, ACROSS], [0.9, 0.8, 0.7]), 0.25)
+    assert found.number.tolist() == [0, 2, 1]
+    half = 0.7 * (1 - 0.75 * 0.5**4)
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, half, 0.8 * 0.25]))
+    torch.testing.assert_close(found.pred_boxes.tensor[2], WITHIN)
+
+
+def test_with_a_margin_masks_are_on_more_than_the_boxes():
+    found = people([WITHIN, ASIDE], [0.9, 0.8])
+    assert doubt_second_finds(found, 0.0).scores[1] == pytest.approx(0.8)
+    found = people([WITHIN, ASIDE], [0.9, 0.8])
+    found.pred_region_margin = torch.full((2,), 1.0)  # x of -20 to 100, and 60 to 180
+    assert doubt_second_finds(found, 0.0).scores[1] < 0.8
+
+
+def test_without_masks_or_wish_nothing_changes():
+    found = people([WHOLE, WITHIN], [0.9, 0.8])
+    assert doubt_second_finds(found, 1.0) is found
+    found.remove("pred_part_masks")
+    assert doubt_second_finds(found, 0.3) is found
+
+
+def test_the_model_doubts_whom_it_finds_and_not_given_boxes(small_cfg):
+    model = Trainer.build_model(small_cfg).eval()
+    assert model.roi_heads.second_find_score == 1
+    small_cfg.MODEL.ROI_HEADS.SECOND_FIND_SCORE = 0.3
+    doubtful = Trainer.build_model(small_cfg).eval()
+    nn.init.constant_(model.roi_heads.mask_head.decoder.upsample[-2].bias, 5)  # all is body
+    model.roi_heads.box_predictor.test_score_thresh = 0
+    doubtful.roi_heads.box_predictor.test_score_thresh = 0
+    doubtful.load_state_dict(model.state_dict())
+    picture = [{"image": torch.rand(3, 96, 128) * 255}]
+    with torch.no_grad():
+        (before,), (after,) = (
+            m.inference(picture, do_postprocess=False) for m in (model, doubtful)
+        )
+        assert len(before) == len(after) > 5
+        (given,) = doubtful.inference(picture, [before[:]], do_postprocess=False)
+    assert (after.scores.diff() <= 0).all() and after.scores.sum() < 0.9 * before.scores.sum()
+    boxes = before.pred_boxes.tensor
+    order = torch.cdist(after.pred_boxes.tensor, boxes).argmin(dim=1)
+    assert sorted(order.tolist()) == list(range(len(before)))
+    assert (after.scores <= before.scores[order] + 1e-6).all()
+    torch.testing.assert_close(after.pred_keypoints, before.pred_keypoints[order])
+    torch.testing.assert_close(given.scores, before.scores)

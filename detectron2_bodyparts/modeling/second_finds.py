@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.structures import Instances
 
+from ..people import MASK_THRESHOLD
 from .regions import enlarged
 
 # Points in a row and in a column of a region at which silhouettes are compared.
@@ -27,11 +28,11 @@ def shares_in_earlier(bodies: torch.Tensor, regions: torch.Tensor) -> torch.Tens
     points = low[:, None] + size[:, None] * steps[:, None]  # (N, P, 2): x and y by themselves
     # The cells of everybody's region (first axis) at the points of everybody's (second axis).
     cells = (points[None] - low[:, None, None]) / size[:, None, None] * side
-    inside = ((cells >= 0) & (cells < side)).to(bodies.dtype)
+    in_x, in_y = ((cells >= 0) & (cells < side)).to(bodies.dtype).unbind(dim=3)
     x, y = cells.clamp(0, side - 1).long().unbind(dim=3)
     index = (y[..., :, None] * side + x[..., None, :]).flatten(1)  # (N, N * P * P)
     here = bodies.flatten(1).gather(1, index).reshape(count, count, _POINTS, _POINTS)
-    here = here * inside[..., None, :, 1].transpose(2, 3) * inside[..., None, :, 0]
+    here = here * in_y[..., :, None] * in_x[..., None, :]
     own_cells = (steps * side).long()
     own = bodies[:, own_cells][:, :, own_cells]  # (N, P, P)
     shares = (here * own).sum(dim=(2, 3)) / own.sum(dim=(1, 2)).clamp(min=1)
@@ -62,7 +63,9 @@ def doubt_second_finds(people: Instances, score: float) -> Instances:
     regions = people.pred_boxes.tensor
     if people.has("pred_region_margin"):
         regions = enlarged(regions, people.pred_region_margin[:, None])
-    bodies = (people.pred_part_masks[:, 0] >= 0.5).to(regions.dtype)
-    shares = shares_in_earlier(bodies, regions)
-    people.scores = people.scores * (1 - (1 - score) * shares**4)
-    return people[people.scores.argsort(descending=True)]
+    bodies = (people.pred_part_masks[:, 0] >= MASK_THRESHOLD).to(regions.dtype)
+    scores = people.scores * (1 - (1 - score) * shares_in_earlier(bodies, regions) ** 4)
+    surest_first = scores.argsort(descending=True)
+    doubted = people[surest_first]
+    doubted.scores = scores[surest_first]
+    return doubted

@@ -9,6 +9,7 @@ from torch import nn
 
 from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.modeling.second_finds import doubt_second_finds, shares_in_earlier
+from detectron2_bodyparts.modeling.test_time_augmentation import BodyPartsRCNNWithTTA
 
 SIDE = 112
 WHOLE = torch.tensor([0.0, 0, 100, 100])
@@ -80,6 +81,8 @@ def test_with_a_margin_masks_are_on_more_than_the_boxes():
 def test_without_masks_or_wish_nothing_changes():
     found = people([WHOLE, WITHIN], [0.9, 0.8])
     assert doubt_second_finds(found, 1.0) is found
+    doubt_second_finds(found, 0.3)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])  # those of who was asked
     found.remove("pred_part_masks")
     assert doubt_second_finds(found, 0.3) is found
 
@@ -107,3 +110,22 @@ def test_the_model_doubts_whom_it_finds_and_not_given_boxes(small_cfg):
     assert (after.scores <= before.scores[order] + 1e-6).all()
     torch.testing.assert_close(after.pred_keypoints, before.pred_keypoints[order])
     torch.testing.assert_close(given.scores, before.scores)
+
+
+def test_test_time_augmentation_doubts_whom_it_finds(small_cfg):
+    small_cfg.TEST.AUG.MIN_SIZES = (96,)
+    small_cfg.TEST.AUG.MAX_SIZE = 128
+    model = Trainer.build_model(small_cfg).eval()
+    nn.init.constant_(model.roi_heads.mask_head.decoder.upsample[-2].bias, 5)  # all is body
+    picture = [{"image": torch.rand(3, 96, 128) * 255, "height": 96, "width": 128}]
+    found = []
+    for score in (1.0, 0.3):
+        model.roi_heads.second_find_score = score
+        augmented = BodyPartsRCNNWithTTA(small_cfg, model)
+        with torch.no_grad():
+            found.append(augmented(picture)[0]["instances"])
+    before, after = found
+    expected = doubt_second_finds(before, 0.3)
+    torch.testing.assert_close(after.scores, expected.scores)
+    torch.testing.assert_close(after.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert after.scores.min() < 0.5 * before.scores.min()

@@ -39,6 +39,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Out of training all RoI heads look at the first of MODEL.FPN.MIRRORED_LOOKS, too.
     _C.MODEL.ROI_HEADS.MIRRORED = False
 
+    # Scores are multiplied by the mean probability of parts over the silhouette, to this power; 0
+    # leaves them as they are. For schemas whose parts cover the body.
+    _C.MODEL.ROI_HEADS.PART_SCORE_POWER = 0.0
+
     # What is left of the score of somebody whose silhouette lies altogether in that of somebody
     # surer, who probably is a part of them; 1 = all of it.
     _C.MODEL.ROI_HEADS.SECOND_FIND_SCORE = 1.0
@@ -76,6 +80,9 @@ def add_bodyparts_config(cfg: CN) -> None:
     _C.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone's bottom-up network, as a share of the others'; ADAMW's only.
     _C.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Weights whose names begin with one of these are not trained, as ("backbone.",); the running
+    # means of its batch norms still move.
+    _C.SOLVER.FROZEN = ()
 
     # Largest relative change of brightness, contrast and saturation in training.
     _C.INPUT.COLOR_JITTER = 0.0

@@ -157,8 +157,19 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:
-        """Build the model without DefaultTrainer's print-out of every layer."""
-        return build_model(cfg)
+        """The model, with SOLVER.FROZEN held, and without a print-out of every layer.
+
+        Raises:
+            ValueError: SOLVER.FROZEN names weights that the model does not have.
+        """
+        model = build_model(cfg)
+        for beginning in cfg.SOLVER.FROZEN:
+            held = [p for name, p in model.named_parameters() if name.startswith(beginning)]
+            if not held:
+                raise ValueError(f"SOLVER.FROZEN: no weight's name begins with {beginning!r}")
+            for parameter in held:
+                parameter.requires_grad_(False)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ from . import __version__
 from .checkpoint import HALVED, WEIGHTS
 from .deploy import ModelInfo
 from .modeling.pretraining import PartSegmentationPretraining
-from .modeling.second_finds import doubt_second_finds
+from .modeling.rescoring import rescored
 from .schema import get_keypoint_schema, get_part_schema
 
 # The first that has RoiAlign with the half pixel of Detectron2's ROIAlignV2 is 16; every ONNX
@@ -70,7 +70,7 @@ class _Traceable(nn.Module):
         (people,) = heads.forward_with_given_boxes(features, [people])
         scores = torch.cat([found.scores, found.scores.new_zeros(1)])
         people.scores = scores[: count + (count == 0)]
-        people = doubt_second_finds(people, getattr(heads, "second_find_score", 1.0))
+        people = rescored(people, heads)
         answers = [people.get(name)[:count] for name in _head_fields(self.model).values()]
         return people.pred_boxes.tensor[:count], people.scores[:count], *answers
 

@@ -10,7 +10,7 @@ time, and lost after a second out of sight. A camera is read until Ctrl-C, which
 
 With --dataset, people are found on the pictures of a file of records instead, and what is written
 is predictions.json, for `bodyparts evaluate` and `bodyparts report`, which take the same records.
-It has everybody of a score of 0.05 and more, or of an exported model's own threshold, whatever the
+It has everybody of a score of 0.05 and more, or all that an exported model gives, whatever the
 --threshold, as metrics look at unsure people, too. To make records of what is found:
 `bodyparts annotate`.
 

@@ -145,13 +145,20 @@ def _splits(*names: str, more: str = "") -> dict[str, str]:
 _JHMDB_SPLITS = ("train1", "test1", "train2", "test2", "train3", "test3")
 _COCO_SPLITS = ("train2017", "val2017")
 
+_VOC_MAIN = ("train", "val", "trainval")
 # The last two are PASCAL-Person-Part's own lists.
-_VOC_SPLITS = ("train", "val", "trainval", "all", "person_part_train", "person_part_test")
+_VOC_SPLITS = (*_VOC_MAIN, "all", "person_part_train", "person_part_test")
 
 _PPP_SPLITS = ("train", "val", "trainval", "test")
 
 _DATASETS = (
     _Dataset("voc_part", "voc_part", _splits(*_VOC_SPLITS)),
+    _Dataset("voc", "voc", _splits(*_VOC_MAIN)),
+    _Dataset(
+        "voc",
+        "voc",
+        {f"{split}_rest": f" --split {split} --leave-out LISTS" for split in _VOC_MAIN},
+    ),
     _Dataset("synthetic", "synthetic", {"train": "", "val": ""}),
     _Dataset("ade20k", "ade20k", _splits("train", "val")),
     _Dataset("chalearn", "chalearn", _splits("train", "val")),

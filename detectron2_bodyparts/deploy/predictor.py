@@ -123,8 +123,8 @@ class OnnxPredictor:
         Args:
             path: a file that ``bodyparts export`` wrote.
             threads: of the CPU that work on one picture; ONNX Runtime's choice where not given.
-            threshold: people of a lower score are left out; the model has a threshold of its own,
-                below which it gives nobody (`ModelInfo.score_threshold`).
+            threshold: people of a lower score are left out; the model has a threshold of its own
+                for what boxes score, before masks lower it (`ModelInfo.score_threshold`).
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -17,7 +17,7 @@ from .keypoint_head import BodyPartsKeypointHead
 from .mask_head import BodyPartsMaskHead
 from .proposals import lies_in, split_ignored
 from .regions import enlarged, tell_margin
-from .second_finds import doubt_second_finds
+from .rescoring import rescored
 from .segmentation import PartSegmentation
 
 _SEGMENTATION = "part_segmentation"  # its probabilities, beside the feature maps
@@ -39,8 +39,8 @@ class BodyPartsROIHeads(StandardROIHeads):
       a foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, as
       ``pred_region_margin`` (N,) says; ``pred_masks``, which Detectron2 pastes into the box, are
       on the box.
-    * With ``second_find_score`` people who lie within others get lower scores
-      (`doubt_second_finds`), unless their boxes are given.
+    * With ``part_score_power`` scores heed the masks (`weigh_by_parts`), with ``second_find_score``
+      people who lie within others get lower ones (`doubt_second_finds`), unless boxes are given.
     """
 
     @configurable
@@ -53,6 +53,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         part_segmentation: PartSegmentation | None = None,
         region_margin: float = 0.0,
         mirrored: bool = False,
+        part_score_power: float = 0.0,
         second_find_score: float = 1.0,
         feature_strides: Mapping[str, int] | None = None,
         **kwargs,
@@ -67,6 +68,8 @@ class BodyPartsROIHeads(StandardROIHeads):
             part_segmentation: of the finest feature map that the mask head pools from.
             region_margin: what is added to a box on every side, as a share of its own side.
             mirrored: look at the first mirrored look (`SeveralLooksFPN`), too, out of training.
+            part_score_power: scores are multiplied by the mean probability of parts over the
+                silhouette to this power, out of training.
             second_find_score: what is left of the score of somebody whose silhouette lies in that
                 of somebody surer altogether, out of training.
             feature_strides: of the feature maps, in pixels, by name; needed if ``mirrored``.
@@ -83,6 +86,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         self.part_segmentation = part_segmentation
         self.region_margin = region_margin
         self.mirrored = mirrored
+        self.part_score_power = part_score_power
         self.second_find_score = second_find_score
         self.feature_strides = dict(feature_strides or {})
 
@@ -95,6 +99,7 @@ class BodyPartsROIHeads(StandardROIHeads):
             )
         ret = super().from_config(cfg, input_shape)
         ret["ignore_ioa"] = cfg.MODEL.BODYPARTS.IGNORE_IOA
+        ret["part_score_power"] = cfg.MODEL.ROI_HEADS.PART_SCORE_POWER
         ret["second_find_score"] = cfg.MODEL.ROI_HEADS.SECOND_FIND_SCORE
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
@@ -161,7 +166,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         """See `ROIHeads.forward`."""
         if not self.training:
             people, losses = super().forward(images, features, proposals, targets)
-            return [doubt_second_finds(p, self.second_find_score) for p in people], losses
+            return [rescored(p, self) for p in people], losses
         if not targets:
             raise ValueError("training needs targets")
         losses = {}

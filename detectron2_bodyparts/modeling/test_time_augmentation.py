@@ -16,7 +16,7 @@ from ..schema import BODY, get_keypoint_schema, get_part_schema
 from .backbone import unmirrored
 from .keypoint_head import decode_keypoints
 from .regions import enlarged, tell_margin
-from .second_finds import doubt_second_finds
+from .rescoring import rescored
 
 
 class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
@@ -81,7 +81,7 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
             )
         if heads.mask_on or heads.keypoint_on:
             tell_margin(people, margin)
-        people = doubt_second_finds(people, getattr(heads, "second_find_score", 1.0))
+        people = rescored(people, heads)
         return {"instances": detector_postprocess(people, *size)}
 
 

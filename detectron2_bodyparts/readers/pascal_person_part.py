@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import json
 import os
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,7 @@ from scipy import ndimage
 
 from ..records import RecordError, ignore_annotation, mask_box, person_annotation
 from ..schema import BODY, COCO_17, PartSchema
+from . import voc
 from .label_maps import read_indices
 from .prepare import (
     BadInput,
@@ -177,30 +177,16 @@ def read_boxes(
         BadInput: they are missing or cannot be read.
     """
     if listed is None:
-        return _read_voc_boxes(Path(root) / "Annotations" / f"{image_id}.xml")
+        try:
+            return voc.read_people(Path(root) / "Annotations" / f"{image_id}.xml")[0]
+        except BadInput as e:
+            raise BadInput(e.where, f"{e.expected}, or {BOXES_FILE}", e.found) from e
     boxes = listed.get(image_id, [])
     try:
         return np.array(boxes, dtype=float).reshape(len(boxes), 4).round().astype(int)
     except (TypeError, ValueError) as e:
         where = f"{Path(root) / BOXES_FILE}, {image_id}"
         raise BadInput(where, "a list of [x, y, width, height]", f"{boxes}") from e
-
-
-def _read_voc_boxes(path: Path) -> np.ndarray:
-    expected = f"the boxes in VOC's XML, or {BOXES_FILE}"
-    if not path.is_file():
-        raise BadInput(path, expected, "no file")
-    corners = []
-    try:
-        for entry in ElementTree.parse(path).getroot().iter("object"):
-            if entry.findtext("name") == "person":
-                names = ("xmin", "ymin", "xmax", "ymax")
-                corners.append([float(entry.findtext(f"bndbox/{name}") or "") for name in names])
-    except (ElementTree.ParseError, ValueError) as e:
-        raise BadInput(path, expected, f"{type(e).__name__}: {e}") from e
-    # VOC counts pixels from 1, and the last one is in the box.
-    low, high = np.array(corners).reshape(-1, 2, 2).round().astype(int).transpose(1, 0, 2)
-    return np.hstack([low - 1, high - low + 1])
 
 
 def _read_boxes_file(root: str | os.PathLike) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ import scipy.io
 
 from ..records import person_annotation
 from ..schema import BODY, COCO_17, PartSchema
+from . import voc
 from .prepare import (
     BadInput,
     LeftOut,
@@ -105,8 +106,7 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
             f"{path}: expected a list of image ids, found no file;"
             f" without VOC2010's ImageSets take the split {ALL!r}"
         )
-    # A line is an image id, in the lists of one class followed by a flag.
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    return voc.read_ids(path)
 
 
 def read_image(image_id: str, root: str | os.PathLike, part_schema: PartSchema) -> Shard:

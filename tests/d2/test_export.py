@@ -66,10 +66,11 @@ MODELS = {
         *("MODEL.FPN.MIRRORED_LOOKS", (0.7,)),
         *("MODEL.ROI_HEADS.MIRRORED", True),
     ],
-    "second finds": [
+    "scores by masks": [
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.BODYPARTS.REGION_MARGIN", 0.2),
         *("MODEL.ROI_HEADS.SECOND_FIND_SCORE", 0.3),
+        *("MODEL.ROI_HEADS.PART_SCORE_POWER", 0.5),
     ],
     "masks from finer levels than boxes": [
         *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),

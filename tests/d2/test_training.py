@@ -131,6 +131,26 @@ def test_there_is_nothing_to_pretrain_without_a_segmentation(small_cfg):
         build_model(small_cfg)
 
 
+def test_weights_can_be_held(small_cfg, small_records):
+    name = "holds_weights"
+    register_bodyparts_dataset(name, *small_records)
+    small_cfg.DATASETS.TRAIN = (name,)
+    small_cfg.SOLVER.FROZEN = ("backbone.fpn_", "roi_heads.box_")
+    trainer = Trainer(small_cfg)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    with EventStorage():
+        trainer.run_step()
+    moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
+    held = {n for n in before if n.startswith(("backbone.fpn_", "roi_heads.box_"))}
+    assert held and not held & moved
+    for trained in ("backbone.bottom_up.", "proposal_generator."):
+        assert any(n.startswith(trained) for n in moved)
+    DatasetCatalog.remove(name)
+    small_cfg.SOLVER.FROZEN = ("backbone.fnp_",)
+    with pytest.raises(ValueError, match="fnp_"):
+        Trainer.build_model(small_cfg)
+
+
 def test_on_a_cpu_amp_trains_in_bfloat16_and_evaluates_in_float32(small_cfg, small_records):
     name = "trains_in_bfloat16"
     register_bodyparts_dataset(name, *small_records)

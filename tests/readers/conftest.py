@@ -50,3 +50,18 @@ def assert_masks(annotation, expected):
     assert sorted(found) == sorted(expected)
     for name, mask in expected.items():
         np.testing.assert_array_equal(found[name], mask, err_msg=name)
+
+
+def voc_xml(*objects):
+    """VOC's XML of (name, xmin, ymin, xmax, ymax) and, after them, a difficult object's 1.
+
+    Inside each object lies a part's box.
+    """
+    entries = ""
+    for name, *numbers in objects:
+        tags = ("xmin", "ymin", "xmax", "ymax")
+        corners = "".join(f"<{t}>{n}</{t}>" for t, n in zip(tags, numbers, strict=False))
+        part = f"<part><name>hand</name><bndbox>{corners}</bndbox></part>"
+        flag = f"<difficult>{numbers[4]}</difficult>" if numbers[4:] else ""
+        entries += f"<object><name>{name}</name>{flag}<bndbox>{corners}</bndbox>{part}</object>"
+    return f"<annotation><size><width>80</width></size>{entries}</annotation>"

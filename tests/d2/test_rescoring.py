@@ -1,4 +1,4 @@
-"""Scores of people whose silhouette lies in somebody else's."""
+"""Scores of those without parts, and of people whose silhouette lies in somebody else's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from detectron2_bodyparts.engine import Trainer
-from detectron2_bodyparts.modeling.second_finds import doubt_second_finds, shares_in_earlier
+from detectron2_bodyparts.modeling.rescoring import (
+    doubt_second_finds,
+    rescored,
+    shares_in_earlier,
+    weigh_by_parts,
+)
 from detectron2_bodyparts.modeling.test_time_augmentation import BodyPartsRCNNWithTTA
 
 SIDE = 112
@@ -78,21 +83,58 @@ def test_with_a_margin_masks_are_on_more_than_the_boxes():
     assert doubt_second_finds(found, 0.0).scores[1] < 0.8
 
 
+def test_scores_heed_how_likely_parts_are_where_the_body_is():
+    found = people([WHOLE, WITHIN, ACROSS], [0.9, 0.8, 0.7])
+    masks = found.pred_part_masks
+    masks[0, 0, :, : SIDE // 4] = 0.4  # not of the body: what is there does not count
+    masks[0, 1, :, : SIDE // 2] = 0.36  # 0.36 in a third of the silhouette
+    masks[1, 1:] = 0.6  # of separate sigmoids the sum may be more than 1
+    masks[2, 0] = 0  # no silhouette
+    weighed = weigh_by_parts(found, 0.5)
+    assert weighed.number.tolist() == [1, 0, 2]
+    expected = torch.tensor([0.8, 0.9 * (0.36 / 3) ** 0.5, 0])
+    torch.testing.assert_close(weighed.scores, expected)
+    assert weigh_by_parts(found, 1.0).scores[1].item() == pytest.approx(0.9 * 0.12, rel=1e-5)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_who_is_surer_by_the_parts_comes_first_of_two_finds():
+    heads = nn.Module()
+    found = people([WITHIN, WITHIN], [0.9, 0.8])
+    found.pred_part_masks[1, 1] = 0.81
+    found.pred_part_masks[0, 1] = 0.25
+    assert rescored(found, heads) is found  # other heads, which have no such settings
+    heads.part_score_power, heads.second_find_score = 0.5, 0.3
+    after = rescored(found, heads)
+    assert after.number.tolist() == [1, 0]
+    torch.testing.assert_close(after.scores, torch.tensor([0.8 * 0.9, 0.9 * 0.5 * 0.3]))
+
+
 def test_without_masks_or_wish_nothing_changes():
     found = people([WHOLE, WITHIN], [0.9, 0.8])
+    assert weigh_by_parts(found, 0.0) is found
     assert doubt_second_finds(found, 1.0) is found
     doubt_second_finds(found, 0.3)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])  # those of who was asked
     found.remove("pred_part_masks")
     assert doubt_second_finds(found, 0.3) is found
+    assert weigh_by_parts(found, 0.5) is found
 
 
-def test_the_model_doubts_whom_it_finds_and_not_given_boxes(small_cfg):
+def find_bodies_without_parts(heads: nn.Module) -> None:
+    """Everything is body, and of every part it is unlikely."""
+    bias = heads.mask_head.decoder.upsample[-2].bias
+    nn.init.constant_(bias, -5)
+    nn.init.constant_(bias[:4], 5)  # the four cells that a position of the first channel becomes
+
+
+@pytest.mark.parametrize("setting, value", [("SECOND_FIND_SCORE", 0.3), ("PART_SCORE_POWER", 0.5)])
+def test_the_model_rescores_whom_it_finds_and_not_given_boxes(small_cfg, setting, value):
     model = Trainer.build_model(small_cfg).eval()
-    assert model.roi_heads.second_find_score == 1
-    small_cfg.MODEL.ROI_HEADS.SECOND_FIND_SCORE = 0.3
+    assert model.roi_heads.second_find_score == 1 and model.roi_heads.part_score_power == 0
+    small_cfg.MODEL.ROI_HEADS[setting] = value
     doubtful = Trainer.build_model(small_cfg).eval()
-    nn.init.constant_(model.roi_heads.mask_head.decoder.upsample[-2].bias, 5)  # all is body
+    find_bodies_without_parts(model.roi_heads)
     model.roi_heads.box_predictor.test_score_thresh = 0
     doubtful.roi_heads.box_predictor.test_score_thresh = 0
     doubtful.load_state_dict(model.state_dict())
@@ -112,20 +154,21 @@ def test_the_model_doubts_whom_it_finds_and_not_given_boxes(small_cfg):
     torch.testing.assert_close(given.scores, before.scores)
 
 
-def test_test_time_augmentation_doubts_whom_it_finds(small_cfg):
+def test_test_time_augmentation_rescores_whom_it_finds(small_cfg):
     small_cfg.TEST.AUG.MIN_SIZES = (96,)
     small_cfg.TEST.AUG.MAX_SIZE = 128
     model = Trainer.build_model(small_cfg).eval()
-    nn.init.constant_(model.roi_heads.mask_head.decoder.upsample[-2].bias, 5)  # all is body
+    heads = model.roi_heads
+    find_bodies_without_parts(heads)
     picture = [{"image": torch.rand(3, 96, 128) * 255, "height": 96, "width": 128}]
     found = []
-    for score in (1.0, 0.3):
-        model.roi_heads.second_find_score = score
+    for power, score in ((0.0, 1.0), (0.5, 0.3)):
+        heads.part_score_power, heads.second_find_score = power, score
         augmented = BodyPartsRCNNWithTTA(small_cfg, model)
         with torch.no_grad():
             found.append(augmented(picture)[0]["instances"])
     before, after = found
-    expected = doubt_second_finds(before, 0.3)
+    expected = rescored(before, heads)
     torch.testing.assert_close(after.scores, expected.scores)
     torch.testing.assert_close(after.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert after.scores.min() < 0.5 * before.scores.min()

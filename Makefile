@@ -62,6 +62,7 @@ demo-trained:
 PPP := $(DETECTRON2_DATASETS)/pascal_person_part/pascal_person_part
 LSPET := $(DETECTRON2_DATASETS)/lspet/lspet
 CLOTHING := $(DETECTRON2_DATASETS)/clothing_co_parsing/clothing_co_parsing
+VOC := $(DETECTRON2_DATASETS)/voc/voc
 model: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 model: export MALLOC_TRIM_THRESHOLD_ = 8000000000
 model: export DETECTRON2_DATASETS := $(DETECTRON2_DATASETS)
@@ -73,7 +74,8 @@ model: $(MODEL_OUTPUT)/pretraining/model_final.pth
 
 $(MODEL_OUTPUT)/pretraining/model_final.pth: $(MODEL_OUTPUT)/backbone.pth \
     $(PPP)_train_sides.bodyparts-11.json $(PPP)_val.pascal-person-part.json \
-    $(LSPET)_train_taught.bodyparts-11.json $(CLOTHING)_train_taught_sides.bodyparts-11.json
+    $(LSPET)_train_taught.bodyparts-11.json $(CLOTHING)_train_taught_sides.bodyparts-11.json \
+    | $(VOC)_trainval_rest.bodyparts-11.json
 	$(PY) train_net.py --resume --config-file $(PRETRAINING) OUTPUT_DIR $(@D) \
 	  MODEL.WEIGHTS $< MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
 
@@ -100,6 +102,11 @@ $(CLOTHING)_train_taught_sides.bodyparts-11.json: $(BODYPIX) $(MOVENET) | $(VENV
 	  --weights $(TEACHER) --device $(DEVICE)
 	$(PY) datasets/prepare_sides.py --dataset clothing_co_parsing --split train_taught \
 	  --teacher $(MOVENET)
+
+# For the second stage, without the pictures that have parts already or are tested on.
+PPP_LISTS := $(addprefix $(DETECTRON2_DATASETS)/pascal_person_part/,train.txt test.txt)
+$(VOC)_trainval_rest.bodyparts-11.json: | $(VENV)/installed
+	$(PY) datasets/prepare_voc.py --schema bodyparts-11 --split trainval --leave-out $(PPP_LISTS)
 
 # Set up and pass the tests. Those that need Detectron2 are skipped, with a line, where it is not.
 test: $(VENV)/installed

@@ -71,7 +71,7 @@ def read_people(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         BadInput: the file is missing or cannot be read.
     """
     path = Path(path)
-    expected = "VOC's XML with people's boxes"
+    expected = "the boxes in VOC's XML"
     if not path.is_file():
         raise BadInput(path, expected, "no file")
     corners, difficult = [], []
@@ -147,7 +147,7 @@ def prepare_voc(
         FileNotFoundError: the dataset or a file of ``leave_out`` is not there.
         RecordError: nothing could be read.
     """
-    others = {Path(path).name: set(read_ids(path)) for path in leave_out}
+    others = {os.fspath(path): set(read_ids(path)) for path in leave_out}
     listed = read_split(root, split)
     image_ids = [i for i in listed if not any(i in ids for ids in others.values())]
     return prepare(
@@ -160,7 +160,7 @@ def prepare_voc(
         info={
             "description": "PASCAL VOC, people's boxes",
             "split": split,
-            "left_out": {name: len(ids.intersection(listed)) for name, ids in others.items()},
+            "left_out": {path: len(ids.intersection(listed)) for path, ids in others.items()},
         },
     )
 

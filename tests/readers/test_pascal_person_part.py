@@ -259,7 +259,7 @@ def test_a_box_that_reaches_out_of_the_picture(tmp_path):
 # ------------------------------------------------------------ boxes
 
 
-def test_boxes_of_voc(tmp_path):
+def test_boxes_of_voc_count_pixels_from_one(tmp_path):
     write_image(tmp_path)
     (tmp_path / "Annotations").mkdir()
     path = tmp_path / "Annotations" / "a.xml"
@@ -268,8 +268,15 @@ def test_boxes_of_voc(tmp_path):
     assert only_person(read_image("a", tmp_path, BODYPARTS_7))["bbox"] == PERSON_BOX
     path.write_text(voc_xml(("dog", 1, 1, 5, 5)))
     assert read_boxes("a", tmp_path).shape == (0, 4)
-    path.write_text("<annotation>")
-    with pytest.raises(BadInput, match="a.xml: expected .* XML .*, or person_boxes.json"):
+
+
+@pytest.mark.parametrize("text", [None, "<annotation>", voc_xml(("person", 1, "", 3, 4)), "{}"])
+def test_bad_boxes_of_voc(tmp_path, text):
+    path = tmp_path / "Annotations" / "a.xml"
+    path.parent.mkdir()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadInput, match="a.xml: expected the boxes in VOC's XML, or person_boxes"):
         read_boxes("a", tmp_path)
 
 

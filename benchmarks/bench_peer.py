@@ -52,7 +52,6 @@ SAMPLES = 1000
 CANVAS = (375, 500)  # H, W of the pictures for times: VOC's usual size
 CROWDS = {1: (1, 1), 3: (1, 3), 10: (2, 5)}  # people: rows and columns
 CROWD_PICTURES = 8
-PAUSE = 0.1  # seconds
 METRICS = {
     "bbox": ("AP", "AP50"),
     "body": ("AP", "AP50"),
@@ -257,23 +256,17 @@ def crowds(file: Path) -> dict[int, list[np.ndarray]]:
 def times(
     ours: OnnxPredictor, peer: Peer, pictures: dict[int, list[np.ndarray]], repeats: int = 3
 ) -> dict[str, dict[str, str]]:
-    """Median milliseconds from a picture to its label map, in turns.
-
-    With a pause before each, for ONNX Runtime's threads spin on after a run, and would take the
-    processor from the other model's.
-    """
+    """Median milliseconds from a picture to its label map, in turns."""
     figures = {}
     for count, canvases in pictures.items():
         spent: dict[str, list[float]] = {name: [] for name in BOTH}
         people = []
         for _ in range(repeats + 1):
             for canvas in canvases:
-                time.sleep(PAUSE)
                 start = time.perf_counter()
                 found = ours(canvas).confident(PAINT_THRESHOLD)
                 found.label_map()
                 spent["ours"].append(time.perf_counter() - start)
-                time.sleep(PAUSE)
                 start = time.perf_counter()
                 peer(canvas)
                 spent["BodyPix"].append(time.perf_counter() - start)

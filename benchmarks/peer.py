@@ -77,6 +77,7 @@ class Peer:
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # as `OnnxPredictor`
         self._session = onnxruntime.InferenceSession(str(path), options)
         channels = self._session.get_modelmeta().custom_metadata_map["channels"]
         self._labels = np.array(channels.split(), np.uint8)

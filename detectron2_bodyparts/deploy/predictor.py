@@ -135,6 +135,9 @@ class OnnxPredictor:
             raise FileNotFoundError(f"no model {path}")
         self._threshold = threshold
         options = onnxruntime.SessionOptions()
+        # Its threads would go on waiting for the next picture at full load, in the way of what
+        # NumPy does with this one: a label map took ten times as long.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

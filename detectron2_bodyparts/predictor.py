@@ -23,10 +23,12 @@ class BodyPartsPredictor(DefaultPredictor):
     >>> people[0].part("left_arm")  # (H, W) bool
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, threshold: float = 0.0) -> None:
         """
         Args:
             cfg: its ``MODEL.WEIGHTS`` names a checkpoint of this very model.
+            threshold: people of a lower score are left out; ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``
+                is of what boxes score, before masks lower it.
 
         Raises:
             ValueError, FileNotFoundError: it does not; see `WholeCheckpointer.load`.
@@ -39,6 +41,7 @@ class BodyPartsPredictor(DefaultPredictor):
         WholeCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.part_schema = get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA)
         self.keypoint_schema = get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA)
+        self._threshold = threshold
 
     @torch.no_grad()
     def __call__(
@@ -90,7 +93,8 @@ class BodyPartsPredictor(DefaultPredictor):
         if scaled.has("pred_keypoints"):
             scaled.pred_keypoints[:, :, 0] *= scale_x
             scaled.pred_keypoints[:, :, 1] *= scale_y
-        return People.from_instances(scaled, self.part_schema, self.keypoint_schema)
+        people = People.from_instances(scaled, self.part_schema, self.keypoint_schema)
+        return people.confident(self._threshold)
 
 
 def _given(boxes: np.ndarray, picture: dict) -> Instances:

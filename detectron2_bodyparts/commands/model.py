@@ -27,6 +27,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def load_predictor(args: argparse.Namespace) -> Predictor:
     """The predictor of `add_model_arguments`; it gives people of ``--threshold`` and more.
 
+    Where that is None, it gives everybody whom the model gives in an evaluation. A config's model
+    runs on a CPU where there is no GPU.
+
     Raises:
         CommandError: there is no such model, its checkpoint does not fit its config, or the options
             contradict each other.
@@ -35,14 +38,19 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         if args.weights or args.opts:
             raise CommandError("--weights and --opts belong to a --config-file")
         with faults_in_one_line():
-            return OnnxPredictor(args.model or default_model(), threshold=args.threshold)
+            return OnnxPredictor(args.model or default_model(), threshold=args.threshold or 0.0)
     if args.model:
         raise CommandError("--model and --config-file: give one of the two")
     require_detectron2()
+    import torch
+
     from ..config import load_config
     from ..predictor import BodyPartsPredictor
 
     with faults_in_one_line():
         cfg = load_config(args.config_file, args.weights, args.opts)
-        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.threshold
-        return BodyPartsPredictor(cfg)
+        if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+            cfg.MODEL.DEVICE = "cpu"
+        if args.threshold is not None:
+            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.threshold
+        return BodyPartsPredictor(cfg, args.threshold or 0.0)

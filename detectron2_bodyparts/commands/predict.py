@@ -10,9 +10,8 @@ time, and lost after a second out of sight. A camera is read until Ctrl-C, which
 
 With --dataset, people are found on the pictures of a file of records instead, and what is written
 is predictions.json, for `bodyparts evaluate` and `bodyparts report`, which take the same records.
-It has everybody of a score of 0.05 and more, or all that an exported model gives, whatever the
---threshold, as metrics look at unsure people, too. To make records of what is found:
-`bodyparts annotate`.
+It has everybody whom the model gives, whatever the --threshold, as metrics look at unsure people,
+too. To make records of what is found: `bodyparts annotate`.
 
 Exit code: 1 where an input could not be read, 130 after Ctrl-C.
 """
@@ -44,8 +43,6 @@ from .pictures import find_inputs, output_names, read_picture
 
 PAGE_NAME = "page"
 PAGE_PICTURES = 20  # that `predict --page` puts on its page
-# Least score of a dataset's people; Detectron2's default for evaluation.
-DATASET_THRESHOLD = 0.05
 TOLERANCE = 1.0  # seconds by which a whole video may end before it says
 
 
@@ -91,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.inputs) == bool(args.dataset):
         raise CommandError("give pictures, videos or cameras, or else a --dataset")
     if args.dataset:
-        args.threshold = DATASET_THRESHOLD
+        args.threshold = None
     find = predict_dataset if args.dataset else predict_inputs
     with stopping() as stop, faults_in_one_line():
         all_read = find(args, stop)

@@ -64,11 +64,11 @@ def model(monkeypatch) -> BrightPeople:
 class _Confident:
     part_schema, keypoint_schema = BODYPARTS_7, JHMDB_15
 
-    def __init__(self, predictor: BrightPeople, threshold: float) -> None:
+    def __init__(self, predictor: BrightPeople, threshold: float | None) -> None:
         self.predictor, self.threshold = predictor, threshold
 
     def __call__(self, image: np.ndarray) -> People:
-        return self.predictor(image).confident(self.threshold)
+        return self.predictor(image).confident(self.threshold or 0)
 
 
 def scene(*lefts: int, brightness: int = 250) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from detectron2.data import (
     DatasetMapper,
-    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -27,7 +26,7 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
 )
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -37,6 +36,7 @@ from torch.utils.data import Sampler
 
 from .checkpoint import BodyPartsCheckpointer
 from .data import BodyPartsMapper
+from .data.registered import only_people
 from .evaluation import BodyPartsEvaluator
 from .modeling import BodyPartsKeypointHead, BodyPartsMaskHead
 from .modeling.test_time_augmentation import BodyPartsRCNNWithTTA
@@ -125,17 +125,14 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """The evaluator that the dataset's metadata name: ours, or Detectron2's for COCO."""
-        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "bodyparts":
-            return BodyPartsEvaluator(
-                dataset_name,
-                get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
-                get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
-                folder,
-                paint_threshold=cfg.TEST.PAINT_THRESHOLD,
-            )
-        return COCOEvaluator(dataset_name, output_dir=folder)
+        """`BodyPartsEvaluator`, of any dataset that is registered with Detectron2."""
+        return BodyPartsEvaluator(
+            dataset_name,
+            get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
+            get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
+            output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            paint_threshold=cfg.TEST.PAINT_THRESHOLD,
+        )
 
     @classmethod
     def test_with_TTA(cls, cfg, model: nn.Module) -> dict[str, dict]:
@@ -194,10 +191,8 @@ class Trainer(DefaultTrainer):
 def _training_pictures(cfg) -> list[dict]:
     """Detectron2's dictionaries of all training pictures: people alone, and the dataset's name.
 
-    Pictures whose annotations are all of other classes stay, as pictures of nobody.
-
     Raises:
-        ValueError: a dataset has several classes, and none is ``person``.
+        ValueError: as `only_people`.
     """
     pictures = []
     proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else ()
@@ -210,14 +205,7 @@ def _training_pictures(cfg) -> list[dict]:
             ),
             proposal_files=[file] if file else None,
         )
-        classes = MetadataCatalog.get(name).get("thing_classes", [])
-        if len(classes) > 1 and "person" not in classes:
-            raise ValueError(f"DATASETS.TRAIN: {name} has no class 'person', only {classes}")
-        for picture in of_name:
-            people = picture["annotations"]
-            if len(classes) > 1:
-                people = [a for a in people if classes[a["category_id"]] == "person"]
-            pictures.append({**picture, "annotations": people, "dataset_name": name})
+        pictures += ({**p, "dataset_name": name} for p in only_people(name, of_name))
     return pictures
 
 

@@ -7,16 +7,15 @@ import logging
 from collections import OrderedDict
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from .data.registered import registered_records
 from .metrics import evaluate
 from .metrics.instances import true_picture
 from .metrics.parsing import CIHP_PAINT_THRESHOLD
 from .metrics.precision import OriginalPrecision, found_channels
 from .people import People
-from .records import read_records
 from .schema import KeypointSchema, PartSchema
 
 logger = logging.getLogger(__name__)
@@ -42,16 +41,18 @@ class BodyPartsEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: a dataset of `register_bodyparts_dataset`.
+            dataset_name: of `register_bodyparts_dataset`, or any other that is registered: of a
+                COCO dataset people's boxes, bodies and joints are looked at.
             part_schema, keypoint_schema: the model's. Joints are matched by name to the dataset's;
                 parts are looked at as the dataset has them (`People.view`).
             output_dir: where ``predictions.json`` is written, if given.
             paint_threshold: people under this score are not painted for mIoU.
 
         Raises:
-            ValueError: the dataset's part schema is no view of the model's.
+            ValueError: the dataset's part schema is no view of the model's, or it is of several
+                classes and has none of people.
         """
-        self._records = read_records(MetadataCatalog.get(dataset_name).json_file)
+        self._records = registered_records(dataset_name, part_schema)
         if not self._records.part_schema.is_view_of(part_schema):
             raise ValueError(
                 f"the model's parts are {part_schema.name}, those of dataset {dataset_name!r} are"

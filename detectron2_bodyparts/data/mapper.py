@@ -10,11 +10,19 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, BoxMode, Instances, Keypoints
 
+from ..modeling import BodyPartsROIHeads
 from ..modeling.proposals import IGNORE_CLASS
 from ..records import mask_box
-from ..schema import KeypointSchema, PartSchema, get_keypoint_schema, get_part_schema
+from ..schema import (
+    COCO_17,
+    KeypointSchema,
+    PartSchema,
+    get_keypoint_schema,
+    get_part_schema,
+)
 from ..structures import (
     BODY_BIT,
     IGNORE_BIT,
@@ -24,6 +32,7 @@ from ..structures import (
     part_plane,
     target_names,
 )
+from .registered import joints_of
 
 # The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
 # picture because anchors do.
@@ -67,6 +76,7 @@ class BodyPartsMapper:
         keypoint_schema: KeypointSchema | None,
         keep_ignored: bool = True,
         loss_weights: Mapping[str, float] | None = None,
+        keypoint_schemas: Mapping[str, KeypointSchema] | None = None,
     ) -> None:
         """
         Args:
@@ -77,6 +87,8 @@ class BodyPartsMapper:
             keep_ignored: give regions to ignore as instances of class -1, which the plugin's
                 proposal generator and RoI heads know and Detectron2's own do not.
             loss_weights: dataset name -> weight of its part masks and joints; 1 where not named.
+            keypoint_schemas: dataset name -> the joints of its annotations, where a picture does
+                not say (``keypoint_schema``); COCO's where neither does.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -84,6 +96,7 @@ class BodyPartsMapper:
         self.keypoint_schema = keypoint_schema
         self.keep_ignored = keep_ignored
         self.loss_weights = dict(loss_weights or {})
+        self.keypoint_schemas = dict(keypoint_schemas or {})
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -113,8 +126,15 @@ class BodyPartsMapper:
             "keypoint_schema": (
                 get_keypoint_schema(names.KEYPOINT_SCHEMA) if cfg.MODEL.KEYPOINT_ON else None
             ),
-            "keep_ignored": cfg.MODEL.ROI_HEADS.NAME == "BodyPartsROIHeads",
+            "keep_ignored": issubclass(
+                ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME), BodyPartsROIHeads
+            ),
             "loss_weights": _loss_weights(cfg),
+            "keypoint_schemas": (
+                {name: joints_of(name) for name in cfg.DATASETS.TRAIN}
+                if cfg.MODEL.KEYPOINT_ON
+                else None
+            ),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -142,7 +162,10 @@ class BodyPartsMapper:
             np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
         )
 
-        joint_schema = get_keypoint_schema(dataset_dict.get("keypoint_schema", "coco-17"))
+        if "keypoint_schema" in dataset_dict:
+            joint_schema = get_keypoint_schema(dataset_dict["keypoint_schema"])
+        else:
+            joint_schema = self.keypoint_schemas.get(dataset_dict.get("dataset_name"), COCO_17)
         annotated_in = dataset_dict.get("part_schema")
         if annotated_in is not None:
             annotated_in = get_part_schema(annotated_in)

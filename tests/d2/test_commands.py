@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from detectron2_bodyparts.cli import main
-from detectron2_bodyparts.commands.common import registered_records
+from detectron2_bodyparts.commands.model import add_model_arguments, load_predictor
 from detectron2_bodyparts.data import register_bodyparts_dataset
+from detectron2_bodyparts.data.registered import registered_records
 from detectron2_bodyparts.evaluation import BodyPartsEvaluator
 from detectron2_bodyparts.records import (
     decode_mask,
@@ -58,6 +60,22 @@ def test_predict_draws_names_what_it_skips_and_says_so_in_its_exit_code(
     assert content["image_size"] == list(image.shape[:2])
     assert content["people"] and len(content["people"][0]["keypoints"]) == 3 * 17
     assert main(["predict", inputs[0], *options]) == 0
+
+
+def test_the_threshold_is_of_scores_as_masks_have_lowered_them(model_files, small_records):
+    image = cv2.imread(f"{small_records[1]}/0.png")
+    options = [*model_files[:-2], "--opts", "MODEL.ROI_HEADS.PART_SCORE_POWER", "8.0"]
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+
+    def scores(*threshold: str) -> np.ndarray:
+        return load_predictor(parser.parse_args([*options, *threshold]))(image).scores
+
+    everybody = scores("--threshold", "0")
+    middle = float(np.median(everybody))
+    assert everybody.min() < middle < 0.3  # what boxes score is about a half
+    some = scores("--threshold", repr(middle))
+    np.testing.assert_array_equal(some, everybody[everybody >= middle])
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_of_other_datasets_people_are_taken_and_weighted(mixture):
         assert [p["instances"].gt_loss_weights.tolist() for p in batch] == [[0.25]] * len(batch)
         MetadataCatalog.pop(name)
         MetadataCatalog.get(name).thing_classes = ["bicycle", "cow", "car"]
-        with pytest.raises(ValueError, match="of_others has no class 'person'"):
+        with pytest.raises(ValueError, match="of_others' has no class 'person'"):
             Trainer.build_train_loader(mixture)
     finally:
         DatasetCatalog.remove(name)

@@ -1,0 +1,106 @@
+"""What datasets that are registered with Detectron2, the plugin's and others, say of people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
+
+from ..records import Records, compress_segmentation
+from ..schema import (
+    BODY,
+    BODYPARTS_7,
+    COCO_17,
+    KeypointSchema,
+    PartSchema,
+    get_keypoint_schema,
+    get_part_schema,
+)
+
+_PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation")
+
+
+def joints_of(name: str) -> KeypointSchema:
+    """The joints of a registered dataset: its schema, else ``keypoint_names``, else COCO's."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("keypoint_schema"):
+        return get_keypoint_schema(metadata.keypoint_schema)
+    if metadata.get("keypoint_names"):
+        return KeypointSchema(name, tuple(metadata.keypoint_names))
+    return COCO_17
+
+
+def only_people(name: str, pictures: Iterable[dict]) -> Iterator[dict]:
+    """Detectron2's dictionaries of a dataset without the annotations that are not of people.
+
+    Of a single class, all are. Pictures whose annotations are all of other classes stay, as
+    pictures of nobody.
+
+    Raises:
+        ValueError: the dataset has several classes, and none is ``person``.
+    """
+    classes = MetadataCatalog.get(name).get("thing_classes", [])
+    if len(classes) > 1 and "person" not in classes:
+        raise ValueError(f"dataset {name!r} has no class 'person', only {classes}")
+    for picture in pictures:
+        people = picture["annotations"]
+        if len(classes) > 1:
+            people = [a for a in people if classes[a["category_id"]] == "person"]
+        yield {**picture, "annotations": people}
+
+
+def registered_records(name: str, part_schema: PartSchema = BODYPARTS_7) -> Records:
+    """A registered dataset as records, under its own image ids; ``file_name`` with its folder.
+
+    Of a dataset without parts, a COCO file say, boxes, bodies and joints are taken.
+
+    Args:
+        name: the dataset.
+        part_schema: of the records, where the dataset has none.
+
+    Raises:
+        FileNotFoundError: it is registered, but its file is not there.
+        ValueError: as `only_people`.
+    """
+    pictures = DatasetCatalog.get(name)
+    metadata, joints = MetadataCatalog.get(name), joints_of(name)
+    if metadata.get("part_schema"):
+        part_schema = get_part_schema(metadata.part_schema)
+    records = Records(part_schema, joints)
+    for picture in only_people(name, pictures):
+        height, width, image_id = picture["height"], picture["width"], picture["image_id"]
+        people = [_record(p, height, width, len(joints)) for p in picture["annotations"]]
+        exhaustive = picture.get("exhaustive", True)
+        first = len(records.annotations)
+        records.add_image(picture["file_name"], height, width, people, exhaustive=exhaustive)
+        records.images[-1]["id"] = image_id
+        for annotation in records.annotations[first:]:
+            annotation["image_id"] = image_id
+    return records
+
+
+def _record(person: dict[str, Any], height: int, width: int, num_joints: int) -> dict[str, Any]:
+    """A person in Detectron2's standard form as a record, of a picture of that size."""
+    points = np.reshape(person.get("keypoints") or np.zeros((num_joints, 3)), (-1, 3))
+    points = np.where(points[:, 2:] > 0, points - (0.5, 0.5, 0), 0)
+    x, y, w, h = BoxMode.convert(person["bbox"], person["bbox_mode"], BoxMode.XYWH_ABS)
+    annotation = {
+        "bbox": [x, y, w, h],
+        "area": w * h,
+        "iscrowd": person.get("iscrowd", 0),
+        "keypoints": points.ravel().tolist(),
+        "num_keypoints": int(np.count_nonzero(points[:, 2])),
+        "part_segmentation": {},
+        "part_state": {},
+    }
+    segmentation = person.get("segmentation")
+    if segmentation:
+        mask = compress_segmentation(segmentation, height, width)
+        annotation["segmentation"] = mask
+        annotation["area"] = float(mask_util.area(mask))
+        annotation["part_state"] = {} if annotation["iscrowd"] else {BODY: "known"}
+    return annotation | {key: person[key] for key in _PART_KEYS if key in person}

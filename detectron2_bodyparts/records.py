@@ -401,9 +401,12 @@ def _umask() -> int:
 def read_records(path: str | os.PathLike) -> Records:
     """Read a file of records.
 
+    Schemas that are not registered under their names are those that the file tells.
+
     Raises:
         FileNotFoundError: there is no such file.
-        RecordError: it is not JSON, not this format, or names schemas that are not registered.
+        RecordError: it is not JSON, not this format, or its channels are not those of the schema
+            that is registered under the name.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -417,10 +420,9 @@ def read_records(path: str | os.PathLike) -> Records:
     if info["version"] != FORMAT_VERSION:
         raise RecordError(f"{path}: expected version {FORMAT_VERSION}, found {info['version']}")
     try:
-        part_schema = get_part_schema(info["part_schema"])
-        keypoint_schema = get_keypoint_schema(info["keypoint_schema"])
-    except KeyError as e:
-        raise RecordError(f"{path}: {e.args[0]}") from e
+        part_schema, keypoint_schema = _part_schema(info), _keypoint_schema(content)
+    except ValueError as e:
+        raise RecordError(f"{path}: {e}") from e
     if list(part_schema.channels) != info["channels"]:
         raise RecordError(
             f"{path}: schema {part_schema.name} has channels {list(part_schema.channels)},"
@@ -431,6 +433,25 @@ def read_records(path: str | os.PathLike) -> Records:
     )
     _compress_masks(records)
     return records
+
+
+def _part_schema(info: Mapping[str, Any]) -> PartSchema:
+    try:
+        return get_part_schema(info["part_schema"])
+    except KeyError:
+        return PartSchema(info["part_schema"], tuple(info["channels"]))
+
+
+def _keypoint_schema(content: Mapping[str, Any]) -> KeypointSchema:
+    name = content["info"]["keypoint_schema"]
+    try:
+        return get_keypoint_schema(name)
+    except KeyError:
+        (category,) = content["categories"]
+        names = tuple(category["keypoints"])
+        return KeypointSchema(
+            name, names, tuple((names[a - 1], names[b - 1]) for a, b in category["skeleton"])
+        )
 
 
 def _compress_masks(records: Records) -> None:

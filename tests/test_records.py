@@ -26,7 +26,7 @@ from detectron2_bodyparts.records import (
     write_json,
     write_records,
 )
-from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, PartSchema
+from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, KeypointSchema, PartSchema
 
 SHAPE = (6, 8)
 
@@ -326,8 +326,6 @@ def test_read_errors(tmp_path):
     good = two_pictures().to_dict()
     for key, value, message in (
         ("version", 99, "expected version 1, found 99"),
-        ("part_schema", "nobody's", "nobody's"),
-        ("keypoint_schema", "nobody's", "nobody's"),
         ("channels", ["body", "head"], "was written with"),
     ):
         fails({**good, "info": {**good["info"], key: value}}, message)
@@ -424,10 +422,19 @@ def test_the_validator_looks_for_the_files(tmp_path):
     assert validate_records(two_pictures(), tmp_path) == ["image 2: no file b.jpg"]
 
 
-def test_a_schema_of_ones_own_must_be_registered_to_be_read(tmp_path):
+def test_schemas_of_ones_own_are_read_from_the_file(tmp_path):
     schema = PartSchema("hands-of-this-test", ("body", "right_hand", "left_hand"))
-    write_records(tmp_path / "own.json", Records(schema, COCO_17))
-    with pytest.raises(RecordError, match="hands-of-this-test"):
+    joints = KeypointSchema(
+        "fingers-of-this-test", ("left_thumb", "right_thumb", "palm"), (("palm", "left_thumb"),)
+    )
+    write_records(tmp_path / "own.json", Records(schema, joints))
+    records = read_records(tmp_path / "own.json")
+    assert records.part_schema == schema and records.keypoint_schema == joints
+
+    content = json.loads((tmp_path / "own.json").read_text())
+    content["info"]["channels"] = ["body", "right_hand"]
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=r"own\.json: hands-of-this-test.*no counterpart"):
         read_records(tmp_path / "own.json")
 
 

@@ -383,7 +383,7 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
-        with os.fdopen(handle, mode) as f:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -409,7 +409,7 @@ def read_records(path: str | os.PathLike) -> Records:
             that is registered under the name.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_bytes())
     except ValueError as e:
         raise RecordError(f"{path}: not JSON ({e})") from e
     if not isinstance(content, dict) or content.get("info", {}).get("format") != (

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from detectron2_bodyparts.cli import main
-from detectron2_bodyparts.commands.pictures import find_pictures, read_picture
+from detectron2_bodyparts.commands.pictures import find_pictures
 from detectron2_bodyparts.metrics import evaluate
+from detectron2_bodyparts.readers.prepare import read_picture
 from detectron2_bodyparts.readers.synthetic import prepare_synthetic
 from detectron2_bodyparts.records import (
     Records,
@@ -33,7 +36,12 @@ def test_folders_give_their_pictures_in_natural_order(tmp_path):
 def test_unreadable_pictures_are_none(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
-    for name in ("text.jpg", "empty.jpg", "missing.jpg"):
+    _, small = cv2.imencode(".png", np.zeros((1, 1), np.uint8))
+    header = bytearray(small.tobytes())
+    header[16:24] = struct.pack(">II", 40000, 40000)
+    header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
+    (tmp_path / "huge.png").write_bytes(header)  # OpenCV refuses more than 2**30 pixels
+    for name in ("text.jpg", "empty.jpg", "missing.jpg", "huge.png"):
         assert read_picture(tmp_path / name) is None
 
 

@@ -26,11 +26,11 @@ from .. import __version__
 from ..deploy import default_model
 from ..drawing import JOINT_THRESHOLD
 from ..people import People, Person
-from ..readers.prepare import BadInput, Picture, Shard, prepare
+from ..readers.prepare import BadInput, Picture, Shard, prepare, read_picture
 from ..records import ignore_annotation, person_annotation
 from .common import INTERRUPTED, CommandError, faults_in_one_line
 from .model import add_model_arguments, load_predictor
-from .pictures import find_pictures, read_picture
+from .pictures import find_pictures
 
 # Of the quick start's model, on its 100 unseen synthetic pictures: from 0.7 up it is right about 91
 # of 100 people (from 0.5 up: 83). It misses 29 of 240, and the regions to ignore cover 27 of these,

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..readers.prepare import positive_int
+from ..readers.prepare import positive_int, read_picture
 from ..records import Records, validate_records
 from .common import CommandError, load_dataset
-from .pictures import read_picture
 
 MIN_CELL = 64  # pixels a side of a picture on a page: less shows nothing
 LEGEND_HEIGHT = 400  # pixels at least, or it could not be read

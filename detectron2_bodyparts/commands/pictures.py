@@ -1,13 +1,10 @@
-"""Finding pictures, videos and cameras, and reading pictures."""
+"""Finding pictures, videos and cameras."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import cv2
-import numpy as np
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -69,12 +66,3 @@ def output_names(inputs: Iterable[Path | int], taken: Iterable[str] = ()) -> lis
         used.add(name.casefold())
         names.append(name)
     return names
-
-
-def read_picture(path: Path) -> np.ndarray | None:
-    """(H, W, 3) BGR uint8, or None where the file cannot be read."""
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError:
-        return None
-    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None

@@ -35,11 +35,11 @@ from tqdm import tqdm
 
 from ..deploy import Predictor
 from ..people import People
-from ..readers.prepare import positive_int
+from ..readers.prepare import positive_int, read_picture
 from ..records import read_records, whole_file, write_json
 from .common import INTERRUPTED, CommandError, faults_in_one_line
 from .model import add_model_arguments, load_predictor
-from .pictures import find_inputs, output_names, read_picture
+from .pictures import find_inputs, output_names
 
 PAGE_NAME = "page"
 PAGE_PICTURES = 20  # that `predict --page` puts on its page
@@ -126,7 +126,7 @@ def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
     pictures, videos = find_inputs(args.inputs)
     names = output_names([*pictures, *videos], taken=[PAGE_NAME] if args.page else [])
     outputs = [args.output / name for name in names]
-    refuse_inputs(outputs, [*pictures, *videos])
+    refuse_inputs([*outputs, args.output / PAGE_NAME], [*pictures, *videos])
     if videos:
         require_video()
     predictor = load_predictor(args)

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..readers.prepare import positive_int
+from ..readers.prepare import positive_int, read_picture
 from .common import add_evaluation_arguments, faults_in_one_line
-from .pictures import read_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ def read_tfjs_weights(model: str | PathLike[str]) -> dict[str, np.ndarray]:
     """
     model = Path(model)
     weights = {}
-    for group in json.loads(model.read_text())["weightsManifest"]:
+    for group in json.loads(model.read_bytes())["weightsManifest"]:
         data = b"".join((model.parent / name).read_bytes() for name in group["paths"])
         start = 0
         for entry in group["weights"]:
@@ -61,7 +61,7 @@ class TfjsGraph:
         Args:
             model: its JSON; the shards lie beside it.
         """
-        nodes = json.loads(Path(model).read_text())["modelTopology"]["node"]
+        nodes = json.loads(Path(model).read_bytes())["modelTopology"]["node"]
         self._nodes = {node["name"]: node for node in nodes}
         weights = read_tfjs_weights(model)
         self._weights = {name: torch.from_numpy(values) for name, values in weights.items()}

@@ -96,7 +96,7 @@ class PeopleTable:
             )
             try:
                 content = json.loads(
-                    Path(json_file).read_text(), object_hook=partial(_take_up, table)
+                    Path(json_file).read_bytes(), object_hook=partial(_take_up, table)
                 )
                 _check_categories(content["categories"])
             except (ValueError, LookupError, TypeError, sqlite3.Error) as e:

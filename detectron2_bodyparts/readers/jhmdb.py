@@ -111,7 +111,7 @@ def read_split(
     wanted = None if clips is None else set(clips)
     missing = set() if wanted is None else set(wanted)
     for path in paths:
-        for line in filter(None, map(str.strip, path.read_text().splitlines())):
+        for line in filter(None, map(str.strip, path.read_text("utf-8").splitlines())):
             match = re.fullmatch(r"(.+)\.avi\s+([012])", line)
             if match is None:
                 raise RecordError(f"{path}: expected lines '<clip>.avi 1|2', found {line!r}")
@@ -136,7 +136,7 @@ def read_clip_list(path: str | os.PathLike) -> list[str]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    lines = filter(None, map(str.strip, Path(path).read_text().splitlines()))
+    lines = filter(None, map(str.strip, Path(path).read_text("utf-8").splitlines()))
     return [line.split()[0].rsplit("/", 1)[-1].removesuffix(".avi") for line in lines]
 
 

@@ -268,7 +268,7 @@ def _lines(path: str | os.PathLike) -> list[list[str]]:
     path = Path(path)
     if not path.is_file():
         raise BadInput(path, "a text of scores", "no file")
-    return [line.split() for line in path.read_text().splitlines() if line.strip()]
+    return [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def _number(path: str | os.PathLike, words: list[str]) -> float:

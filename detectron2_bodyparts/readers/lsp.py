@@ -110,7 +110,7 @@ def read_joints(root: str | os.PathLike) -> tuple[str, list[str], np.ndarray]:
     names_file = path.with_name("names.txt")
     if not names_file.is_file():
         return dataset, [f"im{i:0{digits}d}.jpg" for i in range(1, len(joints) + 1)], joints
-    names = names_file.read_text().split()
+    names = names_file.read_text("utf-8").split()
     if len(names) != len(joints):
         expected = f"{len(joints)} names, one for each of the joints"
         raise RecordError(f"{names_file}: expected {expected}, found {len(names)}")

@@ -155,7 +155,7 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
             f"{path}: expected a list of image ids, found no file;"
             " datasets/README.md says where to get PASCAL-Person-Part and how it must lie"
         )
-    image_ids = path.read_text().split()
+    image_ids = path.read_text("utf-8").split()
     if split == "val":
         return image_ids[::VAL_EVERY]
     if split == "train":
@@ -195,7 +195,7 @@ def _read_boxes_file(root: str | os.PathLike) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except ValueError as e:
         raise RecordError(f"{path}: not JSON ({e})") from e
     if not isinstance(content, dict):

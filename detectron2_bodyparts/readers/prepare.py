@@ -229,7 +229,7 @@ def prepare(
             if failure is not None:
                 summary.left_out.append(failure)
                 continue
-            shard = json.loads(_shard_path(folder, i).read_text())
+            shard = json.loads(_shard_path(folder, i).read_bytes())
             summary.left_out.extend(LeftOut(**one) for one in shard["left_out"])
             for picture in shard["pictures"]:
                 summary.add(Picture(**picture))
@@ -260,7 +260,7 @@ def _open_shards(folder: Path, settings: dict[str, Any]) -> None:
 def _read_json(path: Path) -> Any:
     """The content, or None where there is none: a crash of the machine may leave an empty file."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
 
@@ -312,16 +312,24 @@ def _process_context() -> BaseContext:
     return context
 
 
+def read_picture(path: str | os.PathLike) -> np.ndarray | None:
+    """(H, W, 3) BGR uint8, or None where the file cannot be read whole."""
+    try:
+        # From memory, because OpenCV's imread fills up a JPEG that was cut off, on which Pillow,
+        # and with it Detectron2's reader, fails later.
+        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error):  # OpenCV's of more than 2**30 pixels
+        return None
+
+
 def picture_size(path: str | os.PathLike) -> tuple[int, int]:
     """(H, W) of a picture that can be read whole. Raises `BadInput` where it cannot."""
     path = Path(path)
     expected = "a whole picture"
     if not path.is_file():
         raise BadInput(path, expected, "no file")
-    # From memory, because OpenCV's imread fills up a JPEG that was cut off, on which Pillow, and
-    # with it Detectron2's reader, fails later.
-    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    image = read_picture(path)
     if image is None:
         raise BadInput(path, expected, "a file that cannot be decoded")
     return image.shape[:2]

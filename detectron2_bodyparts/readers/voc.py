@@ -58,7 +58,7 @@ def read_ids(path: str | os.PathLike) -> list[str]:
             f"{path}: expected a list of image ids, found no file;"
             " datasets/README.md says where to get PASCAL VOC and how it must lie"
         )
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    return [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def read_people(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

@@ -96,7 +96,7 @@ def read_predictions(path: str | os.PathLike, records: Records) -> list[dict[str
             named.
     """
     try:
-        predictions = json.loads(Path(path).read_text())
+        predictions = json.loads(Path(path).read_bytes())
     except ValueError as e:
         raise RecordError(f"{path}: not JSON ({e})") from e
     if not isinstance(predictions, list):

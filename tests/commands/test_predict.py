@@ -192,6 +192,7 @@ def test_no_input_is_written_over(model, tmp_path, name, capsys):
     path.write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
     assert run(path, "--output", tmp_path / "link") == 2
+    assert run(path, "--output", tmp_path / "link", "--page") == 2
     assert path.read_text() == "mine" and name in capsys.readouterr().err
     beside = write_scene(tmp_path / "2.png", 30)
     assert run(beside, "--output", tmp_path) == 0

@@ -15,8 +15,8 @@ picture (20 for joints), all areas. What differs from COCO is what counts as the
   ``exhaustive``. Joints have no region to overlap: for them a region is its box, again enlarged to
   three times its size, and a detection is ignored as far as its joints lie in there.
 
-A person's ``ignore_segmentation`` is not looked at: what is predicted on such pixels counts as
-outside the true mask.
+* Pixels to ignore of a person (``ignore_segmentation``) are in neither mask where one is held
+  against that person's.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def _precision(
     its own keys into them.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(_coco(records, truths), _coco(records, detections), kind)
+        evaluator = _COCOeval(_coco(records, truths), _coco(records, detections), kind)
         parameters = evaluator.params
         parameters.iouThrs = thresholds
         parameters.areaRng, parameters.areaRngLbl = [[0, np.inf]], ["all"]
@@ -256,6 +256,37 @@ def _precision(
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator.eval["precision"][:, :, 0, 0, 0]
+
+
+class _COCOeval(COCOeval):
+    """COCOeval, but for the pixels to ignore of a truth (``ignore_segmentation``)."""
+
+    def computeIoU(self, image_id, category_id):  # noqa: N802  (pycocotools' name)
+        ious = super().computeIoU(image_id, category_id)
+        truths = self._gts[image_id, category_id]
+        columns = [i for i, t in enumerate(truths) if "ignore_segmentation" in t]
+        if self.params.iouType != "segm" or not len(ious) or not columns:
+            return ious
+        found = self._dts[image_id, category_id]
+        order = np.argsort([-d["score"] for d in found], kind="mergesort")  # as COCOeval's rows
+        masks = [found[i]["segmentation"] for i in order[: len(ious)]]
+        for column in columns:
+            truth, ignored = (truths[column][k] for k in ("segmentation", "ignore_segmentation"))
+            for row in np.flatnonzero(ious[:, column]):
+                ious[row, column] = _iou_without(masks[row], truth, ignored)
+        return ious
+
+
+def _iou_without(mask: Any, truth: Any, ignored: Any) -> float:
+    """The IoU of two masks outside of a third one; all are RLE."""
+
+    def area(*masks: Any) -> float:
+        return float(mask_util.area(mask_util.merge(list(masks), intersect=True)))
+
+    both = area(mask, truth) - area(mask, truth, ignored)
+    either = area(mask) + area(truth) - area(mask, truth)
+    either -= area(mask, ignored) + area(truth, ignored) - area(mask, truth, ignored)
+    return both / either if either else 0.0
 
 
 def _coco(records: Records, people: list[dict[str, Any]]) -> COCO:

@@ -226,6 +226,30 @@ def test_crowds_ignore_whatever_is_found_in_them():
     assert all(np.isnan(v) for v in groups(only_crowd).values())
 
 
+@pytest.mark.parametrize("x1, expected", [(15, 100), (25, 100), (30, 40)])
+def test_pixels_to_ignore_are_in_neither_mask(x1, expected):
+    """Columns 5 to 15 are labelled, the next ten are not; beyond them is background."""
+    truth = person_annotation(
+        BODYPARTS_7,
+        COCO_17,
+        SHAPE,
+        body=mask(5, 10, 15, 40),
+        parts={"head": mask(5, 10, 15, 20)},
+        ignore=mask(15, 0, 25, 60),
+    )
+    found = person_annotation(
+        BODYPARTS_7,
+        COCO_17,
+        SHAPE,
+        body=mask(5, 10, x1, 40),
+        parts={"head": mask(5, 10, x1, 20)},
+    )
+    elsewhere = {**detect(person(70), 0.3), "part_segmentation": {}}
+    results = evaluate_ap(make_records([truth]), [elsewhere, detect(found)])
+    # Of the widest one 10 of 15 columns are met: an IoU of 0.67, from 0.5 to 0.65.
+    assert results["body"]["AP"] == results["parts"]["AP-head"] == approx(expected)
+
+
 def test_nothing_is_a_false_alarm_in_a_picture_that_is_not_exhaustive():
     predictions = [detect(person(5), 0.5), detect(person(80, 30), 0.9)]
     for exhaustive, expected in ((False, 100), (True, 50)):

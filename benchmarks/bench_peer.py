@@ -39,7 +39,8 @@ from peer import Maps, Peer, export_peer, person_in_box
 
 from detectron2_bodyparts.deploy import OnnxPredictor, default_model
 from detectron2_bodyparts.metrics import evaluate
-from detectron2_bodyparts.metrics.pose import evaluate_pck, takers
+from detectron2_bodyparts.metrics.matching import box_iou, takers
+from detectron2_bodyparts.metrics.pose import evaluate_pck
 from detectron2_bodyparts.people import People
 from detectron2_bodyparts.readers.pascal_person_part import LABELS_FOLDER
 from detectron2_bodyparts.records import Records, read_records
@@ -82,7 +83,7 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
         persons = [a for a in groups[image["id"]] if not a["iscrowd"]]
         answers = people.view(schema).to_annotations(image["id"], joints)
         found["ours"] += answers
-        for person, taker in zip(persons, takers(persons, answers), strict=True):
+        for person, taker in zip(persons, takers(persons, answers, box_iou), strict=True):
             x, y, w, h = person["bbox"]
             in_box = person_in_box(maps, np.array([x, y, x + w, y + h]), schema, joints)
             answer = {"image_id": image["id"], **in_box}

@@ -19,14 +19,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_util
 
 from ..records import Records
 from ..schema import KeypointSchema, unsided_name
 from .coco_ap import check_predictions
+from .matching import box_iou, takers
 
 PCK_THRESHOLD = 0.2
-MATCH_IOU = 0.5
 
 # The rows of the field's tables. Joints that are in none of them have a row of their own.
 _ROWS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -136,8 +135,8 @@ def evaluate_pck(
 ) -> dict[str, float]:
     """The PCK of predictions in the records' keypoint schema.
 
-    In each picture the predictions with joints, in descending score, take the free person of
-    greatest box IoU, at least `MATCH_IOU`. Crowds take no part.
+    In each picture the predictions with joints take people by the overlap of boxes (`takers`).
+    Crowds take no part.
 
     Args:
         records: the truth.
@@ -158,28 +157,12 @@ def evaluate_pck(
             groups[prediction["image_id"]].append(prediction)
     for image_id, group in records.by_image().items():
         people = [a for a in group if not a["iscrowd"]]
-        for person, prediction in zip(people, takers(people, groups[image_id]), strict=True):
+        found_by = takers(people, groups[image_id], box_iou)
+        for person, prediction in zip(people, found_by, strict=True):
             x, y, w, h = person["bbox"]
             found = None if prediction is None else _points(prediction)
             pck.add(_points(person), np.array([x, y, x + w, y + h]), found)
     return pck.result()
-
-
-def takers(
-    people: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any] | None]:
-    """For each person of a picture the prediction that takes them, as in `evaluate_pck`."""
-    found: list[Mapping[str, Any] | None] = [None] * len(people)
-    if not people:
-        return found
-    boxes = np.array([p["bbox"] for p in people], dtype=float)
-    for prediction in sorted(predictions, key=lambda p: -p["score"]):
-        box = np.array([prediction["bbox"]], dtype=float)
-        iou = mask_util.iou(box, boxes, [0] * len(boxes))[0]
-        iou[[taker is not None for taker in found]] = 0
-        if iou.max() >= MATCH_IOU:
-            found[int(iou.argmax())] = prediction
-    return found
 
 
 def _points(person: Mapping[str, Any]) -> np.ndarray:

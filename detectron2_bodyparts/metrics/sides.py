@@ -6,28 +6,25 @@ both arms are found, under each other's name. This figure says so; no published 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_util
 
 from ..records import Records
+from ..schema import PartSchema
 from .coco_ap import check_predictions
+from .matching import Person, person_iou, takers
 
-MATCH_IOU = 0.5
 
-
-def left_right_confusion(
-    records: Records, predictions: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
+def left_right_confusion(records: Records, predictions: Sequence[Person]) -> dict[str, float]:
     """Share of sided pairs whose predicted left lies rather on the true right.
 
-    In each picture the predictions, in descending score, take the free person of greatest IoU, at
-    least `MATCH_IOU`: of the silhouettes where both are there, else of the boxes. Crowds take no
-    part. A pair is judged where its right and left are there (known or derived, and not empty) in
-    truth and prediction; it is confused where the predicted left has a greater IoU with the true
-    right than with the true left.
+    In each picture the predictions take people by the overlap of silhouettes where both are there,
+    else of boxes (`takers`). Crowds take no part. A pair is judged where its right and left are
+    there (known or derived, and not empty) in truth and prediction; it is confused where the
+    predicted left has a greater IoU with the true right than with the true left.
 
     Args:
         records: the truth.
@@ -41,54 +38,48 @@ def left_right_confusion(
         ValueError: as `coco_ap.check_predictions`.
     """
     check_predictions(records, predictions)
-    channels = records.part_schema.channels
-    pairs = {
-        name: tuple(channels[i] for i in pair) for name, pair in records.part_schema.unions.items()
-    }
-    found: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in records.images}
+    found: dict[int, list[Person]] = {image["id"]: [] for image in records.images}
     for prediction in predictions:
         found[prediction["image_id"]].append(prediction)
 
-    confused: dict[str, list[bool]] = {name: [] for name in pairs}
+    confused: dict[str, list[bool]] = {name: [] for name in records.part_schema.unions}
     for image_id, group in records.by_image().items():
         people = [a for a in group if not a["iscrowd"]]
-        for prediction, person in matches(found[image_id], people):
-            for name, (right, left) in pairs.items():
-                masks = [part_masks(p, right, left) for p in (prediction, person)]
-                if None in masks:
-                    continue
-                (_, predicted_left), truth = masks
-                to_right, to_left = mask_util.iou([predicted_left], truth, [0, 0])[0]
-                confused[name].append(bool(to_right > to_left))
+        found_by = takers(people, found[image_id], person_iou)
+        for person, prediction in zip(people, found_by, strict=True):
+            if prediction is not None:
+                for pair in judged_pairs(prediction, person, records.part_schema):
+                    confused[pair.name].append(pair.is_confused)
 
     judged = [c for values in confused.values() for c in values]
     shares = {f"confusion-{name}": _percent(values) for name, values in confused.items()}
     return {"confusion": _percent(judged), **shares, "pairs": len(judged)}
 
 
-def matches(
-    predictions: Sequence[Mapping[str, Any]], people: Sequence[Mapping[str, Any]]
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """(prediction, person) pairs of one picture, one to one, greedily by score.
+class JudgedPair(NamedTuple):
+    """A sided pair that is judged: a union's name, as ``arm``, and two IoUs."""
 
-    Args:
-        predictions, people: of the picture, crowds left out; matched as in `left_right_confusion`.
-    """
-    free = list(people)
-    pairs = []
-    for prediction in sorted(predictions, key=lambda p: -p["score"]):
-        overlaps = [_person_iou(prediction, person) for person in free]
-        if overlaps and max(overlaps) >= MATCH_IOU:
-            pairs.append((prediction, free.pop(int(np.argmax(overlaps)))))
-    return pairs
+    name: str
+    to_left: float  # of the predicted left with the true left
+    to_right: float  # and with the true right
+
+    @property
+    def is_confused(self) -> bool:
+        """Whether the predicted left lies rather on the true right."""
+        return self.to_right > self.to_left
 
 
-def _person_iou(prediction: Mapping[str, Any], person: Mapping[str, Any]) -> float:
-    kind = "segmentation" if "segmentation" in prediction and "segmentation" in person else "bbox"
-    return float(mask_util.iou([prediction[kind]], [person[kind]], [0])[0, 0])
+def judged_pairs(prediction: Person, person: Person, schema: PartSchema) -> Iterator[JudgedPair]:
+    """The pairs by which `left_right_confusion` judges a prediction of a person."""
+    for name, indices in schema.unions.items():
+        sides = [schema.channels[i] for i in indices]
+        found, true = part_masks(prediction, *sides), part_masks(person, *sides)
+        if found and true:
+            to_right, to_left = mask_util.iou(found[1:], true, [0, 0])[0].tolist()
+            yield JudgedPair(name, to_left, to_right)
 
 
-def part_masks(person: Mapping[str, Any], *parts: str) -> list[Mapping[str, Any]] | None:
+def part_masks(person: Person, *parts: str) -> list[Mapping[str, Any]] | None:
     """The parts' RLEs, None where one of them is missing or empty."""
     masks = person.get("part_segmentation", {})
     if all(part in masks and mask_util.area(masks[part]) > 0 for part in parts):

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ..metrics.sides import MATCH_IOU, matches, part_masks
+from ..metrics.matching import MATCH_IOU, Person, person_iou, takers
+from ..metrics.sides import JudgedPair, judged_pairs, part_masks
 from ..records import Records
 from ..schema import BODY, PartSchema
-
-Person = Mapping[str, Any]  # an annotation of records, or a prediction
 
 
 class Match(NamedTuple):
@@ -26,17 +25,11 @@ class Match(NamedTuple):
 
 
 class Swap(NamedTuple):
-    """A sided pair whose predicted left lies rather on the true right.
-
-    ``pair`` is the union's name, ``arm``; ``to_left`` and ``to_right`` the IoU of the predicted
-    left with the true left and right.
-    """
+    """A sided pair whose predicted left lies rather on the true right."""
 
     prediction: Person
     person: Person
-    pair: str
-    to_left: float
-    to_right: float
+    pair: JudgedPair
 
 
 @dataclass
@@ -92,8 +85,12 @@ def compare(
         crowds = [a for a in annotations[image["id"]] if a["iscrowd"]]
         comparison = Comparison(image)
         taken = set()
-        for prediction, person in matches(groups[image["id"]], people):
-            comparison.swaps += _swaps(prediction, person, schema)
+        found_by = takers(people, groups[image["id"]], person_iou)
+        for person, prediction in zip(people, found_by, strict=True):
+            if prediction is None:
+                continue
+            pairs = judged_pairs(prediction, person, schema)
+            comparison.swaps += [Swap(prediction, person, p) for p in pairs if p.is_confused]
             if prediction["score"] >= threshold:
                 iou = part_iou(prediction, person, schema)
                 comparison.matches.append(Match(prediction, person, iou))
@@ -130,19 +127,6 @@ def _mask(person: Person, channel: str) -> Mapping[str, Any] | None:
 
 def _iou(found: Mapping[str, Any], true: Mapping[str, Any]) -> float:
     return float(mask_util.iou([found], [true], [0])[0, 0])
-
-
-def _swaps(prediction: Person, person: Person, schema: PartSchema) -> list[Swap]:
-    swaps = []
-    for pair, indices in schema.unions.items():
-        names = [schema.channels[i] for i in indices]
-        found, true = part_masks(prediction, *names), part_masks(person, *names)
-        if found and true:
-            (_, left), (true_right, true_left) = found, true
-            to_left, to_right = _iou(left, true_left), _iou(left, true_right)
-            if to_right > to_left:
-                swaps.append(Swap(prediction, person, pair, to_left, to_right))
-    return swaps
 
 
 def _in_crowd(prediction: Person, crowds: Sequence[Person]) -> bool:

@@ -341,8 +341,9 @@ class _Drawing:
         """One person, only the pair painted."""
         image = comparison.image
         words = (
-            f"{swap.pair}: IoU of the predicted left with the true right {swap.to_right:.2f}, with"
-            f" the true left {swap.to_left:.2f}; score {swap.prediction['score']:.2f}"
+            f"{swap.pair.name}: IoU of the predicted left with the true right"
+            f" {swap.pair.to_right:.2f}, with the true left {swap.pair.to_left:.2f};"
+            f" score {swap.prediction['score']:.2f}"
         )
         picture, fault = self._read(image)
         if picture is None:
@@ -352,7 +353,7 @@ class _Drawing:
         scale = min(_PERSON_SIDE / max(x1 - x0, y1 - y0), _LARGEST / max(picture.shape[:2]))
         drawings = []
         for person in people:
-            drawn = self._draw(picture, [self._only(person, swap.pair)], scale)
+            drawn = self._draw(picture, [self._only(person, swap.pair.name)], scale)
             rows, columns = (
                 slice(int(a * scale), math.ceil(b * scale)) for a, b in ((y0, y1), (x0, x1))
             )

@@ -1,0 +1,50 @@
+"""Which prediction is of which person of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pycocotools import mask as mask_util
+
+MATCH_IOU = 0.5
+
+Person = Mapping[str, Any]  # a record's annotation, or a prediction
+
+
+def box_iou(prediction: Person, person: Person) -> float:
+    """Of the boxes."""
+    return _iou(prediction, person, "bbox")
+
+
+def person_iou(prediction: Person, person: Person) -> float:
+    """Of the silhouettes where both are there, else of the boxes."""
+    kind = "segmentation" if "segmentation" in prediction and "segmentation" in person else "bbox"
+    return _iou(prediction, person, kind)
+
+
+def _iou(prediction: Person, person: Person, kind: str) -> float:
+    return float(mask_util.iou([prediction[kind]], [person[kind]], [0])[0, 0])
+
+
+def takers(
+    people: Sequence[Person],
+    predictions: Sequence[Person],
+    iou: Callable[[Person, Person], float],
+) -> list[Person | None]:
+    """For each person the prediction that takes them, or None.
+
+    The predictions, in descending score, each take the free person whom they overlap most, by at
+    least `MATCH_IOU`.
+
+    Args:
+        people, predictions: of one picture; crowds left out.
+        iou: of a prediction and a person.
+    """
+    found: list[Person | None] = [None] * len(people)
+    for prediction in sorted(predictions, key=lambda p: -p["score"]):
+        overlaps = {i: iou(prediction, people[i]) for i, p in enumerate(found) if p is None}
+        best = max(overlaps, key=overlaps.__getitem__, default=None)
+        if best is not None and overlaps[best] >= MATCH_IOU:
+            found[best] = prediction
+    return found

@@ -74,12 +74,20 @@ class BodyPartsROIHeads(StandardROIHeads):
                 of somebody surer altogether, out of training.
             feature_strides: of the feature maps, in pixels, by name; needed if ``mirrored``.
             kwargs: `StandardROIHeads`' own.
+
+        Raises:
+            ValueError: the heads that there are do not give what the options need.
         """
         super().__init__(**kwargs)
         if part_segmentation is not None and not self.mask_on:
             raise ValueError("a part segmentation needs the mask head")
         if share_mask_features and not (self.mask_on and self.keypoint_on):
             raise ValueError("shared features need both the mask and the joint head")
+        heads = [self.mask_head] if self.mask_on else []
+        heads += [self.keypoint_head] if self.keypoint_on else []
+        own = all(isinstance(h, (BodyPartsMaskHead, BodyPartsKeypointHead)) for h in heads)
+        if mirrored and not (own and feature_strides):
+            raise ValueError("MODEL.ROI_HEADS.MIRRORED needs the plugin's heads and all strides")
         self.ignore_ioa = ignore_ioa
         self.max_regions_per_image = max_regions_per_image
         self.share_mask_features = share_mask_features
@@ -130,12 +138,8 @@ class BodyPartsROIHeads(StandardROIHeads):
                 derived_weight=cfg.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT,
             )
         if cfg.MODEL.ROI_HEADS.MIRRORED:
-            heads = [ret[name] for name in ("mask_head", "keypoint_head") if name in ret]
-            own = all(isinstance(h, (BodyPartsMaskHead, BodyPartsKeypointHead)) for h in heads)
-            if not (looks and own):
-                raise ValueError(
-                    "MODEL.ROI_HEADS.MIRRORED needs MODEL.FPN.MIRRORED_LOOKS and the plugin's heads"
-                )
+            if not looks:
+                raise ValueError("MODEL.ROI_HEADS.MIRRORED needs MODEL.FPN.MIRRORED_LOOKS")
             ret["mirrored"] = True
             ret["feature_strides"] = {name: shape.stride for name, shape in input_shape.items()}
         return ret

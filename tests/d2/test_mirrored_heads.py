@@ -143,3 +143,20 @@ def test_what_cannot_look_twice_says_so(small_cfg, changes):
     small_cfg.merge_from_list(changes)
     with pytest.raises(ValueError, match=r"ROI_HEADS\.MIRRORED needs"):
         Trainer.build_model(small_cfg)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("MODEL.FPN.MIRRORED_LOOKS", ()),
+        ("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+        ("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead"),
+    ],
+)
+def test_it_needs_another_look_and_heads_that_take_one(small_cfg, change):
+    small_cfg.MODEL.FPN.MIRRORED_LOOKS = (1.0,)
+    small_cfg.MODEL.ROI_HEADS.MIRRORED = True
+    Trainer.build_model(small_cfg)
+    small_cfg.merge_from_list(list(change))
+    with pytest.raises(ValueError, match="MODEL.ROI_HEADS.MIRRORED needs"):
+        Trainer.build_model(small_cfg)

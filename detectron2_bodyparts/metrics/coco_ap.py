@@ -33,6 +33,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..records import PERSON_CATEGORY_ID, Records
 from ..schema import BODY
+from .matching import mask_iou
 
 CURVE_IOU = 0.5
 RECALLS = np.linspace(0, 1, 101)  # at which COCO takes the precision
@@ -264,29 +265,19 @@ class _COCOeval(COCOeval):
     def computeIoU(self, image_id, category_id):  # noqa: N802  (pycocotools' name)
         ious = super().computeIoU(image_id, category_id)
         truths = self._gts[image_id, category_id]
-        columns = [i for i, t in enumerate(truths) if "ignore_segmentation" in t]
+        columns = [
+            i for i, t in enumerate(truths) if "ignore_segmentation" in t and not t["iscrowd"]
+        ]
         if self.params.iouType != "segm" or not len(ious) or not columns:
             return ious
         found = self._dts[image_id, category_id]
         order = np.argsort([-d["score"] for d in found], kind="mergesort")  # as COCOeval's rows
         masks = [found[i]["segmentation"] for i in order[: len(ious)]]
         for column in columns:
-            truth, ignored = (truths[column][k] for k in ("segmentation", "ignore_segmentation"))
+            truth = truths[column]
             for row in np.flatnonzero(ious[:, column]):
-                ious[row, column] = _iou_without(masks[row], truth, ignored)
+                ious[row, column] = mask_iou(masks[row], truth["segmentation"], truth)
         return ious
-
-
-def _iou_without(mask: Any, truth: Any, ignored: Any) -> float:
-    """The IoU of two masks outside of a third one; all are RLE."""
-
-    def area(*masks: Any) -> float:
-        return float(mask_util.area(mask_util.merge(list(masks), intersect=True)))
-
-    both = area(mask, truth) - area(mask, truth, ignored)
-    either = area(mask) + area(truth) - area(mask, truth)
-    either -= area(mask, ignored) + area(truth, ignored) - area(mask, truth, ignored)
-    return both / either if either else 0.0
 
 
 def _coco(records: Records, people: list[dict[str, Any]]) -> COCO:

@@ -14,17 +14,29 @@ Person = Mapping[str, Any]  # a record's annotation, or a prediction
 
 def box_iou(prediction: Person, person: Person) -> float:
     """Of the boxes."""
-    return _iou(prediction, person, "bbox")
+    return float(mask_util.iou([prediction["bbox"]], [person["bbox"]], [0])[0, 0])
 
 
 def person_iou(prediction: Person, person: Person) -> float:
-    """Of the silhouettes where both are there, else of the boxes."""
-    kind = "segmentation" if "segmentation" in prediction and "segmentation" in person else "bbox"
-    return _iou(prediction, person, kind)
+    """Of the silhouettes (`mask_iou`) where both are there, else of the boxes."""
+    if "segmentation" not in prediction or "segmentation" not in person:
+        return box_iou(prediction, person)
+    return mask_iou(prediction["segmentation"], person["segmentation"], person)
 
 
-def _iou(prediction: Person, person: Person, kind: str) -> float:
-    return float(mask_util.iou([prediction[kind]], [person[kind]], [0])[0, 0])
+def mask_iou(found: Mapping[str, Any], true: Mapping[str, Any], person: Person) -> float:
+    """Of two RLEs, without the person's pixels to ignore (``ignore_segmentation``)."""
+    ignored = person.get("ignore_segmentation")
+    if ignored is None:
+        return float(mask_util.iou([found], [true], [0])[0, 0])
+
+    def area(*masks: Mapping[str, Any]) -> float:
+        return float(mask_util.area(mask_util.merge(list(masks), intersect=True)))
+
+    both = area(found, true) - area(found, true, ignored)
+    either = area(found) + area(true) - area(found, true)
+    either -= area(found, ignored) + area(true, ignored) - area(found, true, ignored)
+    return both / either if either else 0.0
 
 
 def takers(

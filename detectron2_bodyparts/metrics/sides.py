@@ -15,7 +15,7 @@ from pycocotools import mask as mask_util
 from ..records import Records
 from ..schema import PartSchema
 from .coco_ap import check_predictions
-from .matching import Person, person_iou, takers
+from .matching import Person, mask_iou, person_iou, takers
 
 
 def left_right_confusion(records: Records, predictions: Sequence[Person]) -> dict[str, float]:
@@ -75,7 +75,7 @@ def judged_pairs(prediction: Person, person: Person, schema: PartSchema) -> Iter
         sides = [schema.channels[i] for i in indices]
         found, true = part_masks(prediction, *sides), part_masks(person, *sides)
         if found and true:
-            to_right, to_left = mask_util.iou(found[1:], true, [0, 0])[0].tolist()
+            to_right, to_left = (mask_iou(found[1], side, person) for side in true)
             yield JudgedPair(name, to_left, to_right)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ..metrics.matching import MATCH_IOU, Person, person_iou, takers
+from ..metrics.matching import MATCH_IOU, Person, mask_iou, person_iou, takers
 from ..metrics.sides import JudgedPair, judged_pairs, part_masks
 from ..records import Records
 from ..schema import BODY, PartSchema
@@ -114,7 +114,7 @@ def part_iou(prediction: Person, person: Person, schema: PartSchema) -> float:
     for channel in known:
         masks = [_mask(p, channel) for p in (prediction, person)]
         if channel in person["part_state"] and masks != [None, None]:
-            ious.append(0.0 if None in masks else _iou(*masks))
+            ious.append(0.0 if None in masks else mask_iou(*masks, person))
     return float(np.mean(ious)) if ious else math.nan
 
 
@@ -123,10 +123,6 @@ def _mask(person: Person, channel: str) -> Mapping[str, Any] | None:
         return person.get("segmentation")
     masks = part_masks(person, channel)
     return masks and masks[0]
-
-
-def _iou(found: Mapping[str, Any], true: Mapping[str, Any]) -> float:
-    return float(mask_util.iou([found], [true], [0])[0, 0])
 
 
 def _in_crowd(prediction: Person, crowds: Sequence[Person]) -> bool:

@@ -250,6 +250,15 @@ def test_pixels_to_ignore_are_in_neither_mask(x1, expected):
     assert results["body"]["AP"] == results["parts"]["AP-head"] == approx(expected)
 
 
+def test_a_crowd_is_one_whatever_pixels_of_it_are_to_ignore():
+    crowd = ignore_annotation(COCO_17, SHAPE, mask(40, 0, 100, 60))
+    crowd["ignore_segmentation"] = encode_mask(mask(40, 0, 50, 10))
+    results = evaluate_ap(
+        make_records([person(5), crowd]), [detect(person(5), 0.5), detect(person(70), 0.9)]
+    )
+    assert groups(results) == approx(dict.fromkeys(results, 100))
+
+
 def test_nothing_is_a_false_alarm_in_a_picture_that_is_not_exhaustive():
     predictions = [detect(person(5), 0.5), detect(person(80, 30), 0.9)]
     for exhaustive, expected in ((False, 100), (True, 50)):

@@ -14,6 +14,7 @@ from detectron2_bodyparts.records import (
     ignore_annotation,
     person_annotation,
 )
+from detectron2_bodyparts.report.examples import compare
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, PASCAL_PERSON_PART, mirrored_name
 
 SHAPE = (60, 100)
@@ -62,6 +63,29 @@ def detect(annotation, score: float = 0.9, swap: tuple[str, ...] = ()) -> dict:
 
 ARMS = ("right_arm", "left_arm")
 LEGS = ("right_leg", "left_leg")
+
+
+def half_ignored(x: int) -> dict:
+    """`person`, of whom the lower 24 of 40 rows are not labelled."""
+    parts = {"right_arm": mask(x, 10, x + 10, 26), "left_arm": mask(x + 10, 10, x + 20, 26)}
+    return person_annotation(
+        BODYPARTS_7,
+        COCO_17,
+        SHAPE,
+        body=mask(x, 10, x + 20, 26),
+        parts=parts,
+        ignore=mask(x - 5, 26, x + 25, 60),
+    )
+
+
+@pytest.mark.parametrize("swap", [(), ARMS])
+def test_pixels_to_ignore_hide_nobody(swap):
+    found = detect(person(5), swap=swap)
+    result = left_right_confusion(make_records(half_ignored(5), half_ignored(45)), [found])
+    assert result["pairs"] == 1 and result["confusion-arm"] == (100 if swap else 0)
+    comparison = compare(make_records(half_ignored(5)), [found], threshold=0.5)[0]
+    assert not comparison.missed and not comparison.false_alarms
+    assert comparison.quality == (0 if swap else approx(1))
 
 
 def test_the_truth_is_not_confused():

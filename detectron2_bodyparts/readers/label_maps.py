@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -138,13 +138,16 @@ def image_ids(folder: str | os.PathLike) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.png"))
 
 
-def person_map_ids(folder: str | os.PathLike) -> list[str]:
-    """The images of a folder of `read_person_maps`, sorted.
+def person_maps(folder: str | os.PathLike) -> dict[str, list[Path]]:
+    """The images of a folder of one PNG a person, sorted, and their PNGs, for `read_person_maps`.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    return sorted({name.rsplit("_", 2)[0] for name in image_ids(folder)})
+    maps: dict[str, list[Path]] = {}
+    for name in image_ids(folder):
+        maps.setdefault(name.rsplit("_", 2)[0], []).append(Path(folder) / f"{name}.png")
+    return dict(sorted(maps.items()))
 
 
 def read_truth(
@@ -212,17 +215,17 @@ def read_people(
     return people
 
 
-def read_person_maps(folder: str | os.PathLike, image_id: str, num_classes: int) -> TruePicture:
+def read_person_maps(image_id: str, paths: Iterable[Path], num_classes: int) -> TruePicture:
     """A picture's people from one PNG each; those without a pixel are left out, as published.
 
+    Args:
+        image_id: the picture's.
+        paths: its PNGs, as `person_maps` gives them.
+        num_classes: K.
+
     Raises:
-        BadInput: there is no PNG of the image, one cannot be read, their sizes differ, or a class
-            is above K.
+        BadInput: one cannot be read, their sizes differ, or a class is above K.
     """
-    paths = sorted(Path(folder).glob(f"{image_id}_*_*.png"))
-    paths = [path for path in paths if path.stem.rsplit("_", 2)[0] == image_id]
-    if not paths:
-        raise BadInput(Path(folder) / f"{image_id}_*_*.png", "a PNG of each person", "none")
     people, shape = [], None
     for path in paths:
         labels = _labels(path, num_classes)

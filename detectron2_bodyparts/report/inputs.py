@@ -29,7 +29,7 @@ from ..readers.label_maps import (
     MHP_V2_CLASSES,
     PASCAL_PERSON_PART_CLASSES,
     image_ids,
-    person_map_ids,
+    person_maps,
     read_mhp_scores,
     read_people,
     read_person_maps,
@@ -229,19 +229,20 @@ def _read_pairs(
 
 def _mhp_ids(truth: Path, predictions: Path) -> tuple[list[str], list[str]]:
     found = read_mhp_scores(predictions / "results.txt")
-    return person_map_ids(truth / "parsing_annos"), sorted(found)
+    return list(person_maps(truth / "parsing_annos")), sorted(found)
 
 
 def _read_mhp(
     truth: Path, predictions: Path, ids: Sequence[str], num_classes: int
 ) -> Iterator[tuple[TruePicture, list[FoundPerson]]]:
     scores = read_mhp_scores(predictions / "results.txt")
+    maps = person_maps(truth / "parsing_annos")
     folders = {"category_folder": "global_seg", "human_folder": "global_tag"}
     for image_id in ids:
         people = []
         if scores.get(image_id):
             people = read_people(predictions, image_id, num_classes, scores[image_id], **folders)
-        yield read_person_maps(truth / "parsing_annos", image_id, num_classes), people
+        yield read_person_maps(image_id, maps[image_id], num_classes), people
 
 
 @dataclass(frozen=True)

@@ -14,30 +14,36 @@ from trackers import ByteTrackTracker
 
 from .people import People
 
+SECONDS_OUT_OF_SIGHT = 1.0
+
 
 class PeopleTracker:
     """Follows the people of one video, telling them apart by how their boxes move.
 
     An id is given when somebody is seen for the second time, and kept while they are out of sight
-    for a second at most. Who is hidden by somebody else may come back under another id.
+    for a second at most, or from one picture to the next where they are further apart. Who is
+    hidden by somebody else may come back under another id.
     """
 
     def __init__(self, rate: float) -> None:
         """
         Args:
-            rate: pictures a second that it will be given.
+            rate: pictures a second that it will be given, about; a camera's model may be slower.
         """
-        self._tracker = ByteTrackTracker(frame_rate=rate)
+        # The library counts 30 to the second. Between rare pictures a number has to last, too.
+        buffer = round(30 * max(SECONDS_OUT_OF_SIGHT, 1.5 / rate))
+        self._tracker = ByteTrackTracker(frame_rate=rate, lost_track_buffer=buffer)
 
-    def __call__(self, people: People) -> People:
+    def __call__(self, people: People, time: float) -> People:
         """The people of the next picture, in the same order, with ids.
 
         Args:
             people: all of them count, so leave out unsure ones before.
+            time: of the picture, in seconds from whenever; later than the one before.
         """
         # Without scores, everybody is followed: the threshold has been applied.
         detections = supervision.Detections(people.boxes, data={"index": np.arange(len(people))})
-        found = self._tracker.update(detections)
+        found = self._tracker.update(detections, timestamp=time)
         ids = np.zeros(len(people), dtype=int)
         if len(people):
             ids[found.data["index"]] = found.tracker_id + 1

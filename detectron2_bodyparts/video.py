@@ -47,7 +47,8 @@ class VideoReader:
             self._capture.release()
             raise OSError(f"no readable {'camera' if self._is_camera else 'video'}: {source}")
         self.size: tuple[int, int] = self._first.shape[:2]
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
+        rate = self._capture.get(cv2.CAP_PROP_FPS)  # 0, -1 or NaN where nobody knows
+        self.rate = rate if 0 < rate < float("inf") else DEFAULT_RATE
         count = 0 if self._is_camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.num_frames = count if count > 0 else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import cv2
@@ -97,6 +98,8 @@ def test_what_is_no_video_is_named(tmp_path):
 class FakeCamera:
     """As much of OpenCV's ``VideoCapture`` as is used: five frames, no rate."""
 
+    rate = 0.0
+
     def __init__(self, number: int) -> None:
         assert number == 3
         self.left = 5
@@ -108,14 +111,16 @@ class FakeCamera:
 
     def get(self, key):
         assert key == cv2.CAP_PROP_FPS
-        return 0.0
+        return self.rate
 
     def release(self):
         self.is_released = True
 
 
-def test_a_camera_has_the_times_of_the_clock(monkeypatch):
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_a_camera_has_the_times_of_the_clock(monkeypatch, rate):
     monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
+    monkeypatch.setattr(FakeCamera, "rate", rate)
     clock = iter([100.0, 100.5, 101.0, 103.0, 104.5, 106.0])  # the first: the start
     monkeypatch.setattr("detectron2_bodyparts.video.time.monotonic", lambda: next(clock))
     with video.VideoReader(3) as reader:
@@ -140,7 +145,7 @@ def test_people_keep_their_ids_whatever_their_order():
     for t in range(30):
         places = [10 + 4 * t, 300 - 3 * t]
         turn = slice(None, None, 1 if t % 3 else -1)
-        people = tracker(people_at(*places[turn]))
+        people = tracker(people_at(*places[turn]), t / 25)
         assert people.boxes[:, 0].tolist() == places[turn]
         found.append(people.ids.tolist()[turn])
     assert found[0] == [0, 0]  # on the first picture nobody has one
@@ -148,22 +153,27 @@ def test_people_keep_their_ids_whatever_their_order():
 
 
 def test_an_id_outlives_a_second_out_of_sight_and_no_more():
-    for gap, is_same in ((24, True), (40, False)):
-        tracker = tracking.PeopleTracker(25)
-        ids = [tracker(people_at(50)).ids.tolist() for _ in range(3)]
-        assert ids == [[0], [1], [1]]
-        assert all(len(tracker(people_at())) == 0 for _ in range(gap))
-        back = [tracker(people_at(50)).ids.tolist() for _ in range(2)]
-        assert back[-1] == ([1] if is_same else [2])
+    """Also where a camera aims at more pictures a second than the model can look at."""
+    for aim, real in ((25, 25), (30, 5)):
+        for seconds, is_same in ((0.9, True), (1.5, False)):
+            tracker, clock = tracking.PeopleTracker(aim), itertools.count()
+
+            def see(*places: float, tracker=tracker, clock=clock, real=real) -> list[int]:
+                return tracker(people_at(*places), next(clock) / real).ids.tolist()
+
+            assert [see(50) for _ in range(3)] == [[0], [1], [1]]
+            assert all(see() == [] for _ in range(int(seconds * real) - 1))
+            assert [see(50) for _ in range(2)][-1] == ([1] if is_same else [2])
 
 
 def test_people_are_followed_at_any_rate():
     tracker = tracking.PeopleTracker(0.25)  # a picture each four seconds
-    assert [tracker(people_at(50, 200)).ids.tolist() for _ in range(3)] == [[0, 0], [1, 2], [1, 2]]
+    ids = [tracker(people_at(50, 200), 4.0 * t).ids.tolist() for t in range(3)]
+    assert ids == [[0, 0], [1, 2], [1, 2]]
 
 
 def test_two_videos_have_ids_of_their_own():
     for _ in range(2):
         tracker = tracking.PeopleTracker(25)
-        tracker(people_at(50))
-        assert tracker(people_at(52)).ids.tolist() == [1]
+        tracker(people_at(50), 0.0)
+        assert tracker(people_at(52), 0.04).ids.tolist() == [1]

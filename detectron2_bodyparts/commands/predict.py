@@ -233,7 +233,7 @@ def predict_video(
         files.enter_context(bar)
         for index, (time, image) in enumerate(islice(reader, args.frames)):
             if index % args.every == 0:
-                people = tracker(predictor(image))
+                people = tracker(predictor(image), time)
                 ids.update(person.id for person in people if person.id)
                 if args.json:
                     text.write(frame_json(source, reader.rate, index, time, people))

@@ -23,14 +23,14 @@ setup(
     name="detectron2_bodyparts",
     version="0.1.0",
     description="Body parts and skeletons of people, as a Detectron2 plugin",
-    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["detectron2_bodyparts*"]), "detectron2_bodyparts.configs"],
     package_dir={"detectron2_bodyparts.configs": "configs"},
     package_data={
-        "detectron2_bodyparts": ["models/*.onnx", "models/*.jpg", "deploy/page/*"],
+        "detectron2_bodyparts": ["models/*.onnx", "models/*.jpg", "models/*.md", "deploy/page/*"],
         "detectron2_bodyparts.configs": ["*.yaml", "*/*.yaml"],
     },
     install_requires=[

@@ -71,8 +71,7 @@ class Teacher:
         start = (low + high - side) / 2
         scale = SIDE / side
         warp = np.column_stack([np.eye(2) * scale, -start * scale])
-        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        crop = cv2.warpAffine(image, warp, (SIDE, SIDE), flags=interpolation)[:, :, ::-1]
+        crop = cv2.warpAffine(image, warp, (SIDE, SIDE))[:, :, ::-1]
         views = []
         for pixels in (crop, crop[:, ::-1]):
             found = self.model(torch.from_numpy(pixels.copy()).float()[None]).reshape(17, 3)

@@ -51,6 +51,7 @@ MAX_STREAMS = 16  # open WebSockets; each may hold two frames
 MAX_SCANS = 100
 FORMATS = ("JPEG", "PNG", "WEBP")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")  # as browsers write them in Host
+_IPV6 = "["  # all that Starlette before 1.8 sees of an IPv6 address
 
 # No script, style or connection but our own, so that nothing injected could run or report; no
 # address (it may hold the token) is told to other sites; nothing of people's pictures is stored.
@@ -117,7 +118,7 @@ def create_app(
     )
     app.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI shows
     if token is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, _IPV6])
     app.add_middleware(_SameOrigin)
 
     def check_token(connection: HTTPConnection) -> None:
@@ -275,7 +276,8 @@ def read_picture(data: bytes, max_pixels: int) -> np.ndarray:
             # Inside a scan no byte 0xFF is followed by a marker's code.
             if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:
                 raise HTTPException(422, f"expected at most {MAX_SCANS} scans")
-            if image.mode == "I;16":  # Pillow would clip 16-bit grey instead of scaling it
+            # Pillow would clip 16-bit grey, which before 11 it called "I", instead of scaling it.
+            if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except HTTPException:

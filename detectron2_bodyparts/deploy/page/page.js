@@ -38,6 +38,7 @@ async function connect() {
       showLegend();
       return openSocket();
     }
+    if (answer.status >= 500) return tryAgain(); // it, or a proxy before it, is starting
     problem =
       answer.status === 401
         ? "The server wants a token: open the address that it printed when it started."

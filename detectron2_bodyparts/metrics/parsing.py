@@ -5,9 +5,9 @@ AP is the area under the precision envelope (as PASCAL VOC since 2010: every rec
 pictures' detections, in descending score; equal scores in the order of image ids, then of people.
 
 * ``mIoU``: one confusion matrix over all pixels, background included; the mean leaves out classes
-  that are in neither truth nor prediction. People are painted in ascending score, the first of
-  equal scores on top; those under ``paint_threshold`` are not (published code: 0.3 for CIHP, 0.05
-  for MHP v2).
+  that are in neither truth nor prediction, or unknown of everybody. People are painted in
+  ascending score, the first of equal scores on top; those under ``paint_threshold`` are not
+  (published code: 0.3 for CIHP, 0.05 for MHP v2).
 * ``APr``: region. An instance is one class of one person. It is right at t if its greatest IoU with
   the class of a true person of the picture is above t. Mean over the classes that have a truth.
 * ``APp``: person's parts. The likeness of two people is the mean over classes, background included,
@@ -116,6 +116,8 @@ class ParsingMetrics:
         self.paint_threshold = paint_threshold
         labels = len(self.classes) + 1
         self._confusion = np.zeros((labels, labels), dtype=np.int64)  # truth, prediction
+        self._known = np.zeros(labels, dtype=bool)  # of anybody; the first is the silhouette
+        self._has_people = False
         self._pictures: dict[int | str, _Verdicts] = {}
 
     def add(self, picture: TruePicture, people: Sequence[FoundPerson]) -> None:
@@ -128,6 +130,9 @@ class ParsingMetrics:
             raise ValueError(f"image {picture.image_id} was added before")
         self._pictures[picture.image_id] = _judge(picture, people, len(self.classes))
         self._confusion += _confusion(picture, people, len(self.classes), self.paint_threshold)
+        for person in picture.people:
+            self._known |= person.known
+            self._has_people = True
 
     def merge(self, other: ParsingMetrics) -> None:
         """Take over the pictures of another collection.
@@ -143,6 +148,8 @@ class ParsingMetrics:
         if common:
             raise ValueError(f"images are in both: {sorted(common)[:3]}")
         self._confusion += other._confusion
+        self._known |= other._known
+        self._has_people |= other._has_people
         self._pictures.update(other._pictures)
 
     def result(self) -> dict[str, float]:
@@ -187,10 +194,14 @@ class ParsingMetrics:
     def _iou_figures(self) -> dict[str, float]:
         right = np.diag(self._confusion)
         union = self._confusion.sum(axis=0) + self._confusion.sum(axis=1) - right
-        iou = 100 * np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+        judged = self._known | (self._confusion.sum(axis=1) > 0)
+        judged[0] = True  # the background
+        judged |= not self._has_people
+        iou = np.full(len(right), np.nan)
+        np.divide(100 * right, union, out=iou, where=judged & (union > 0))
         names = ("background", *self.classes)
         return {
-            "mIoU": float(_nanmean(iou, axis=0)),
+            "mIoU": float(_nanmean(iou, axis=0)) if judged[1:].any() else float("nan"),
             "mIoU_paint_threshold": self.paint_threshold,
             **{f"IoU-{name}": float(value) for name, value in zip(names, iou, strict=True)},
         }

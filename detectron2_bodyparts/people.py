@@ -53,7 +53,7 @@ class Crop(NamedTuple):
         return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Person:
     """One of the `People`.
 
@@ -152,6 +152,10 @@ class Person:
         labels[self._crop.slices] = self._crop.labels
         return labels
 
+    def __repr__(self) -> str:
+        box = ", ".join(f"{value:.0f}" for value in self.box)
+        return f"Person(score {self.score:.2f}, box [{box}])"
+
     def part(self, name: str) -> np.ndarray:
         """(H, W) bool of a channel: ``body``, or a part as in `label_map`.
 
@@ -205,7 +209,7 @@ class Person:
         return person
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class People(Sequence[Person]):
     """The people in one picture; a sequence of `Person`.
 
@@ -283,6 +287,11 @@ class People(Sequence[Person]):
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        scores = ", ".join(f"{score:.2f}" for score in self.scores)
+        return f"People({len(self)} on {width}x{height} pixels, scores [{scores}])"
 
     @overload
     def __getitem__(self, index: int) -> Person: ...

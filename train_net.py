@@ -10,23 +10,19 @@ On a machine without a GPU add ``MODEL.DEVICE cpu``; ``--num-gpus`` is then the 
 from __future__ import annotations
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup, hooks, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from detectron2_bodyparts import add_bodyparts_config
 from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer
+from detectron2_bodyparts.config import load_config
 from detectron2_bodyparts.engine import Trainer
 
 
 def setup(args):
     """The config of the command line, frozen."""
-    cfg = get_cfg()
-    add_bodyparts_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, opts=args.opts)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="detectron2_bodyparts")

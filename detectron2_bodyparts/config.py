@@ -106,6 +106,8 @@ def add_bodyparts_config(cfg: CN) -> None:
 def load_config(config: str, weights: str | None = None, opts: Sequence[str] = ()) -> CN:
     """A config with the plugin's keys.
 
+    Files of records among its datasets are registered (`data.register_files`), if they are there.
+
     Args:
         config: a path, or the name of one of ours, as `get_config_file` takes it.
         weights: its ``MODEL.WEIGHTS``, if another than it says.
@@ -120,6 +122,10 @@ def load_config(config: str, weights: str | None = None, opts: Sequence[str] = (
     if weights is not None:
         cfg.MODEL.WEIGHTS = weights
     cfg.merge_from_list(list(opts))
+    from .data import register_files  # which itself needs Detectron2's part of the plugin
+
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    register_files(name for name in names if Path(name).is_file())
     return cfg
 
 

@@ -130,7 +130,7 @@ class Trainer(DefaultTrainer):
             dataset_name,
             get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
             get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
-            output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            output_folder or _folder_of(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference")),
             paint_threshold=cfg.TEST.PAINT_THRESHOLD,
         )
 
@@ -147,7 +147,7 @@ class Trainer(DefaultTrainer):
         cfg.INPUT.MIN_SIZE_TEST = 0  # every view is resized once, from the picture itself
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [
-            cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST
+            cls.build_evaluator(cfg, name, _folder_of(name, folder)) for name in cfg.DATASETS.TEST
         ]
         results = cls.test(cfg, BodyPartsRCNNWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": values for name, values in results.items()}
@@ -186,6 +186,11 @@ class Trainer(DefaultTrainer):
         )
         optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
         return optimizer(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def _folder_of(dataset_name: str, root: str) -> str:
+    """Where the results of a dataset go, which may be called as the path of a file."""
+    return os.path.join(root, os.path.basename(dataset_name).removesuffix(".json"))
 
 
 def _training_pictures(cfg) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ..schema import (
     PASCAL_PERSON_PART,
     get_keypoint_schema,
     get_part_schema,
+    register_keypoint_schema,
+    register_part_schema,
 )
 
 _ANNOTATION_KEYS = (
@@ -104,7 +107,11 @@ def register_bodyparts_dataset(
                 f"dataset {name!r}: no file {json_file}.{hint}"
                 " (DETECTRON2_DATASETS names the folder of all datasets.)"
             )
-        return load_bodyparts_json(json_file, image_root, name)
+        pictures = load_bodyparts_json(json_file, image_root, name)
+        for key, said in (("part_schema", part_schema), ("keypoint_schema", keypoint_schema)):
+            if pictures and pictures[0][key] != said:
+                raise ValueError(f"dataset {name!r}: {key} {said!r}, but of {pictures[0][key]!r}")
+        return pictures
 
     joints = get_keypoint_schema(keypoint_schema)
     DatasetCatalog.register(name, load)
@@ -120,6 +127,29 @@ def register_bodyparts_dataset(
         keypoint_flip_map=list(joints.flip_map),
         keypoint_connection_rules=[(a, b, (102, 204, 255)) for a, b in joints.skeleton],
     )
+
+
+def register_files(names: Iterable[str]) -> None:
+    """Register files of records (``.json``) as datasets of that name, with the schemas they tell.
+
+    Their pictures' ``file_name`` starts in the file's folder. Other names are left alone.
+
+    Raises:
+        FileNotFoundError, RecordError: see `read_records`.
+        ValueError: another schema is already called as one of theirs.
+    """
+    for name in names:
+        if name.endswith(".json") and name not in DatasetCatalog.list():
+            records = read_records(name)
+            register_part_schema(records.part_schema)
+            register_keypoint_schema(records.keypoint_schema)
+            register_bodyparts_dataset(
+                name,
+                name,
+                Path(name).parent,
+                part_schema=records.part_schema.name,
+                keypoint_schema=records.keypoint_schema.name,
+            )
 
 
 # part schema -> ending of a dataset's name

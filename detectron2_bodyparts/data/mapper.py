@@ -228,7 +228,10 @@ class BodyPartsMapper:
             return None
         points = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
         if len(points) != len(schema):
-            raise ValueError(f"expected {len(schema)} joints of {schema.name}, found {len(points)}")
+            raise ValueError(
+                f"expected {len(schema)} joints of {schema.name}, found {len(points)}; which joints"
+                " a dataset has, keypoint_names in its MetadataCatalog entry tells"
+            )
         points[:, :2] = transforms.apply_coords(points[:, :2])
         inside = ((points[:, :2] >= 0) & (points[:, :2] <= shape[::-1])).all(axis=1)
         points[~inside | (points[:, 2] == 0)] = 0

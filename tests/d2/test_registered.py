@@ -12,9 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
 
+from detectron2_bodyparts.config import load_config
+from detectron2_bodyparts.data import register_bodyparts_dataset
 from detectron2_bodyparts.data.registered import registered_records
 from detectron2_bodyparts.engine import Trainer
-from detectron2_bodyparts.schema import COCO_17
+from detectron2_bodyparts.records import Records, person_annotation, write_records
+from detectron2_bodyparts.schema import COCO_17, PartSchema
 
 # Right before left, and one that the model does not have; names that are in another order.
 JOINTS = ["right_wrist", "left_wrist", "belly", "nose"]
@@ -101,6 +104,7 @@ def test_a_perfect_model_gets_all_and_one_that_finds_the_dog_nothing(small_cfg, 
         assert results["keypoints"]["AP50"] == pytest.approx(100)
     else:
         assert np.isnan(results["keypoints"]["AP"])
+    assert np.isnan(results["parsing"]["mIoU"])  # nothing is known of parts
     assert evaluate(found(*DOG))["bbox"]["AP"] == 0
 
 
@@ -109,3 +113,47 @@ def test_records_keep_the_pictures_numbers_and_cocos_areas(name):
     assert [image["id"] for image in records.images] == [7]
     (person,) = records.annotations
     assert (person["image_id"], person["area"]) == (7, 30 * 76)
+
+
+@pytest.fixture
+def gloves(tmp_path):
+    """A file of records of one picture, in a schema that is registered nowhere."""
+    schema = PartSchema(f"gloves of {tmp_path.name}", ("body", "right_glove", "left_glove"))
+    body = np.zeros((96, 128), bool)
+    body[10:86, 40:70] = True
+    records = Records(schema, COCO_17)
+    person = person_annotation(schema, COCO_17, (96, 128), body=body, parts={"left_glove": body})
+    records.add_image("pictures/1.png", 96, 128, [person])
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "1.png"), np.full((96, 128, 3), 90, np.uint8))
+    path = str(tmp_path / "gloves.json")
+    write_records(path, records)
+    yield path
+    for name in {path, "gloves_of_another_schema"} & set(DatasetCatalog.list()):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_file_of_records_is_a_dataset_and_brings_its_schema(small_cfg, gloves, tmp_path):
+    schema = f"gloves of {tmp_path.name}"
+    config = tmp_path / "config.yaml"
+    small_cfg.DATASETS.TRAIN = small_cfg.DATASETS.TEST = (gloves,)
+    small_cfg.MODEL.BODYPARTS.PART_SCHEMA = schema
+    small_cfg.OUTPUT_DIR = str(tmp_path / "output")
+    config.write_text(small_cfg.dump())
+    for _ in range(2):  # the second time it is registered already
+        cfg = load_config(str(config))
+    model = Trainer.build_model(cfg)
+    assert model.roi_heads.mask_head.part_schema.name == schema
+    (batch,) = (next(iter(Trainer.build_train_loader(cfg))),)
+    assert len(batch[0]["instances"].gt_part_masks) == 1
+    results = Trainer.test(cfg, model.eval())
+    assert {"bbox", "body", "parts"} <= set(results)
+    folder = tmp_path / "output" / "inference" / "gloves"
+    assert [p.name for p in folder.iterdir()] == ["predictions.json"]
+
+
+def test_a_dataset_that_is_of_another_schema_than_was_said_is_refused(gloves, tmp_path):
+    register_bodyparts_dataset("gloves_of_another_schema", gloves, tmp_path)
+    with pytest.raises(ValueError, match="part_schema 'bodyparts-7', but of 'gloves of"):
+        DatasetCatalog.get("gloves_of_another_schema")

@@ -14,7 +14,9 @@ from trackers import ByteTrackTracker
 
 from .people import People
 
-SECONDS_OUT_OF_SIGHT = 1.0
+# The tracker's bound is a second. Between two pictures no more than this passes for it, so that a
+# number lasts from one to the next, however slow a camera's model is.
+LONGEST_STEP = 0.6
 
 
 class PeopleTracker:
@@ -30,9 +32,8 @@ class PeopleTracker:
         Args:
             rate: pictures a second that it will be given, about; a camera's model may be slower.
         """
-        # The library counts 30 to the second. Between rare pictures a number has to last, too.
-        buffer = round(30 * max(SECONDS_OUT_OF_SIGHT, 1.5 / rate))
-        self._tracker = ByteTrackTracker(frame_rate=rate, lost_track_buffer=buffer)
+        self._tracker = ByteTrackTracker(frame_rate=rate)
+        self._last = self._clock = 0.0
 
     def __call__(self, people: People, time: float) -> People:
         """The people of the next picture, in the same order, with ids.
@@ -43,7 +44,9 @@ class PeopleTracker:
         """
         # Without scores, everybody is followed: the threshold has been applied.
         detections = supervision.Detections(people.boxes, data={"index": np.arange(len(people))})
-        found = self._tracker.update(detections, timestamp=time)
+        self._clock += min(time - self._last, LONGEST_STEP)
+        self._last = time
+        found = self._tracker.update(detections, timestamp=self._clock)
         ids = np.zeros(len(people), dtype=int)
         if len(people):
             ids[found.data["index"]] = found.tracker_id + 1

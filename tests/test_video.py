@@ -170,6 +170,9 @@ def test_people_are_followed_at_any_rate():
     tracker = tracking.PeopleTracker(0.25)  # a picture each four seconds
     ids = [tracker(people_at(50, 200), 4.0 * t).ids.tolist() for t in range(3)]
     assert ids == [[0, 0], [1, 2], [1, 2]]
+    tracker = tracking.PeopleTracker(30)  # what a camera aims at; the model takes two seconds
+    ids = [tracker(people_at(50, 200), 2.0 * t).ids.tolist() for t in range(3)]
+    assert ids == [[0, 0], [1, 2], [1, 2]]
 
 
 def test_two_videos_have_ids_of_their_own():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,7 +14,7 @@ from detectron2.utils.events import EventStorage
 
 from detectron2_bodyparts.cli import main
 from detectron2_bodyparts.data import BodyPartsMapper, register_bodyparts_dataset
-from detectron2_bodyparts.deploy import default_model
+from detectron2_bodyparts.deploy import OnnxPredictor, default_model
 from detectron2_bodyparts.engine import Trainer
 
 NAME = "annotated_by_a_model"
@@ -23,11 +25,13 @@ def cfg(small_cfg, tmp_path):
     """A small model that is to train on the two photographs, labelled by the shipped one."""
     folder = tmp_path / "pictures"
     folder.mkdir()
+    scores = []
     for photograph in default_model().parent.glob("*.jpg"):
         shutil.copy(photograph, folder)
+        scores.append(OnnxPredictor(default_model())(cv2.imread(str(photograph))).scores.max())
     json_file = tmp_path / "records.json"
-    # With a high threshold, so that there is somebody to ignore.
-    options = ["--threshold", "0.9", "--ignore-threshold", "0.05"]
+    # The less sure one is to be ignored.
+    options = ["--threshold", str(np.mean(scores)), "--ignore-threshold", "0.05"]
     assert main(["annotate", str(folder), "--output", str(json_file), *options]) == 0
     register_bodyparts_dataset(NAME, json_file, tmp_path, part_schema="bodyparts-11")
     small_cfg.MODEL.BODYPARTS.PART_SCHEMA = "bodyparts-11"

@@ -14,7 +14,6 @@ picture (20 for joints), all areas. What differs from COCO is what counts as the
 * Crowds (``iscrowd``) are ignore regions of everything; so is the whole of a picture that is not
   ``exhaustive``. Joints have no region to overlap: for them a region is its box, again enlarged to
   three times its size, and a detection is ignored as far as its joints lie in there.
-
 * Pixels to ignore of a person (``ignore_segmentation``) are in neither mask where one is held
   against that person's.
 """

@@ -34,8 +34,7 @@ def mask_iou(found: Mapping[str, Any], true: Mapping[str, Any], person: Person) 
         return float(mask_util.area(mask_util.merge(list(masks), intersect=True)))
 
     both = area(found, true) - area(found, true, ignored)
-    either = area(found) + area(true) - area(found, true)
-    either -= area(found, ignored) + area(true, ignored) - area(found, true, ignored)
+    either = area(found) - area(found, ignored) + area(true) - area(true, ignored) - both
     return both / either if either else 0.0
 
 

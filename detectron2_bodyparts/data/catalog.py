@@ -25,16 +25,9 @@ from ..schema import (
     register_keypoint_schema,
     register_part_schema,
 )
+from .registered import PART_KEYS
 
-_ANNOTATION_KEYS = (
-    "bbox",
-    "iscrowd",
-    "segmentation",
-    "part_segmentation",
-    "part_state",
-    "unsided",
-    "ignore_segmentation",
-)
+_ANNOTATION_KEYS = ("bbox", "iscrowd", "segmentation", *PART_KEYS)
 
 
 def load_bodyparts_json(

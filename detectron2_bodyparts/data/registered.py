@@ -21,7 +21,8 @@ from ..schema import (
     get_part_schema,
 )
 
-_PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation")
+# What a person of the plugin's datasets has beyond COCO's keys.
+PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation")
 
 
 def joints_of(name: str) -> KeypointSchema:
@@ -103,4 +104,4 @@ def _record(person: dict[str, Any], height: int, width: int, num_joints: int) ->
         annotation["segmentation"] = mask
         annotation["area"] = float(mask_util.area(mask))
         annotation["part_state"] = {} if annotation["iscrowd"] else {BODY: "known"}
-    return annotation | {key: person[key] for key in _PART_KEYS if key in person}
+    return annotation | {key: person[key] for key in PART_KEYS if key in person}

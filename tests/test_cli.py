@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -81,6 +84,19 @@ def cells(pages: list[np.ndarray]) -> list[np.ndarray]:
     """The 80 x 48 pixels of each picture that is not plain dark, without its name's line."""
     found = [page[:48, x : x + 80] for page in pages for x in (0, 80)]
     return [cell for cell in found if cell.std() > 3]
+
+
+def test_a_reader_who_has_enough_is_no_error(small_records):
+    """As in `bodyparts stats ... | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "detectron2_bodyparts.cli", "stats", str(small_records)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_inspect_draws_pages_of_a_file_of_records(tmp_path):

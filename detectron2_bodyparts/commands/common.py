@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ..records import Records, read_records
 
-INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
+# The exit codes that shells give after Ctrl-C, and where nobody reads the output any more.
+INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 
 class CommandError(Exception):

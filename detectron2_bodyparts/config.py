@@ -115,13 +115,18 @@ def load_config(config: str, weights: str | None = None, opts: Sequence[str] = (
 
     Raises:
         FileNotFoundError: there is no such config.
+        ValueError: a key that does not exist, a key without a value, or a value of another type.
     """
     cfg = get_cfg()
     add_bodyparts_config(cfg)
-    cfg.merge_from_file(config if Path(config).is_file() else get_config_file(config))
-    if weights is not None:
-        cfg.MODEL.WEIGHTS = weights
-    cfg.merge_from_list(list(opts))
+    path = config if Path(config).is_file() else get_config_file(config)
+    try:
+        cfg.merge_from_file(path)
+        if weights is not None:
+            cfg.MODEL.WEIGHTS = weights
+        cfg.merge_from_list(list(opts))
+    except (AssertionError, KeyError) as e:  # yacs's
+        raise ValueError(f"config {config} {' '.join(map(str, opts))}: {e.args[0]}") from e
     from .data import register_files  # which itself needs Detectron2's part of the plugin
 
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]

@@ -56,6 +56,10 @@ class VideoReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file or the camera."""
         self._capture.release()
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:

@@ -85,6 +85,15 @@ def test_a_file_without_times_has_those_of_its_rate(tmp_path, monkeypatch):
         assert [time for time, _ in reader] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
+def test_a_reader_that_is_closed_has_no_more_frames(tmp_path):
+    write_shades(tmp_path / "v.mp4", 4)
+    reader = video.VideoReader(tmp_path / "v.mp4")
+    frames = iter(reader)
+    next(frames)
+    reader.close()
+    assert list(frames) == []
+
+
 def test_what_is_no_video_is_named(tmp_path):
     write_shades(tmp_path / "whole.mp4", 20)
     content = (tmp_path / "whole.mp4").read_bytes()

@@ -32,8 +32,10 @@ def faults_in_one_line() -> Iterator[None]:
     """What is wrong with the user's files or with their content becomes a `CommandError`."""
     try:
         yield
+    except BrokenPipeError:  # no fault: `cli.main` knows what to do
+        raise
     except OSError as e:
-        raise CommandError(f"{e.filename}: {e.strerror}" if e.strerror else str(e)) from e
+        raise CommandError(f"{e.filename}: {e.strerror}" if e.filename else str(e)) from e
     except ValueError as e:
         raise CommandError(str(e)) from e
 

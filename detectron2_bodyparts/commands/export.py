@@ -13,6 +13,7 @@ import importlib.util
 from pathlib import Path
 
 from .common import CommandError, faults_in_one_line, require_detectron2
+from .model import read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,13 +34,12 @@ def run(args: argparse.Namespace) -> int:
     require_detectron2()
     if importlib.util.find_spec("onnx") is None:
         raise CommandError("this needs onnx: pip install onnx")
-    from ..config import load_config
     from ..export import export_onnx
     from ..predictor import BodyPartsPredictor
 
+    cfg = read_config(args)
+    cfg.MODEL.DEVICE = "cpu"
     with faults_in_one_line():
-        cfg = load_config(args.config_file, args.weights, args.opts)
-        cfg.MODEL.DEVICE = "cpu"
         model = BodyPartsPredictor(cfg).model
         args.output.parent.mkdir(parents=True, exist_ok=True)
         config = Path(args.config_file).name

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from ..deploy import OnnxPredictor, Predictor, default_model
+from ..schema import get_keypoint_schema, get_part_schema
 from .common import CommandError, faults_in_one_line, require_detectron2
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +49,30 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     require_detectron2()
     import torch
 
-    from ..config import load_config
     from ..predictor import BodyPartsPredictor
 
+    cfg = read_config(args)
     with faults_in_one_line():
-        cfg = load_config(args.config_file, args.weights, args.opts)
         if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
             cfg.MODEL.DEVICE = "cpu"
         if args.threshold is not None:
             cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.threshold
         return BodyPartsPredictor(cfg, args.threshold or 0.0)
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of ``--config-file``, ``--weights`` and ``--opts``. Needs Detectron2.
+
+    Raises:
+        CommandError: there is no such config, key or schema, or a value does not fit its key.
+    """
+    from ..config import load_config
+
+    with faults_in_one_line():
+        cfg = load_config(args.config_file, args.weights, args.opts)
+    try:
+        get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA)
+        get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA)
+    except KeyError as e:
+        raise CommandError(e.args[0]) from e
+    return cfg

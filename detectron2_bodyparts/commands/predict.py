@@ -43,6 +43,7 @@ from .pictures import find_inputs, output_names
 
 PAGE_NAME = "page"
 PAGE_PICTURES = 20  # that `predict --page` puts on its page
+PAGE_CELL = (240, 320)  # (height, width) of each, in pixels
 TOLERANCE = 1.0  # seconds by which a whole video may end before it says
 
 
@@ -126,7 +127,12 @@ def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
     pictures, videos = find_inputs(args.inputs)
     names = output_names([*pictures, *videos], taken=[PAGE_NAME] if args.page else [])
     outputs = [args.output / name for name in names]
-    refuse_inputs([*outputs, args.output / PAGE_NAME], [*pictures, *videos])
+    endings = [".jpg"] * len(pictures) + [".mp4"] * len(videos)
+    written = []
+    for output, ending in zip(outputs, endings, strict=True):
+        written += [f"{output}{ending}"] * args.draw + [f"{output}.json"] * args.json
+    written += [args.output / f"{PAGE_NAME}.jpg"] * args.page
+    refuse_inputs(written, [*pictures, *videos])
     if videos:
         require_video()
     predictor = load_predictor(args)
@@ -141,10 +147,9 @@ def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
     return all_read
 
 
-def refuse_inputs(outputs: list[Path], inputs: list[Path | int]) -> None:
-    """End the command where an output, whose ending is still to come, is one of the inputs."""
-    endings = (".jpg", ".mp4", ".json")
-    written = {Path(f"{output}{ending}").resolve() for output in outputs for ending in endings}
+def refuse_inputs(outputs: list[Path | str], inputs: list[Path | int]) -> None:
+    """End the command where a file that is to be written is one of the inputs."""
+    written = {Path(output).resolve() for output in outputs}
     for source in inputs:
         if isinstance(source, Path) and source.resolve() in written:
             raise CommandError(f"{source} would be written over: choose another --output")
@@ -179,16 +184,17 @@ def predict_pictures(
             continue
         people = predictor(image)
         total += len(people)
-        if args.draw or args.page:
+        on_page = args.page and len(drawings) < PAGE_PICTURES
+        if args.draw or on_page:
             drawn = draw(image, people, args)
         if args.draw:
             write_picture(output, drawn)
         if args.json:
             write_json(f"{output}.json", {"source": str(path), **people.to_json()})
-        if args.page and len(drawings) < PAGE_PICTURES:
-            drawings.append(drawn)
+        if on_page:
+            drawings.append(grid([drawn], 1, PAGE_CELL))  # pictures may be large, cells are not
     if drawings:
-        page = grid(drawings, 5, (240, 320))
+        page = grid(drawings, 5, PAGE_CELL)
         page = np.hstack([page, legend(predictor.part_schema, page.shape[0])])
         write_picture(args.output / PAGE_NAME, page)
         print(f"page of {len(drawings)} pictures: {args.output / PAGE_NAME}.jpg")
@@ -246,9 +252,11 @@ def predict_video(
             text.write("\n]}\n")
     print(f"{len(ids)} people followed in {index + 1} frames of {source}: {output.parent}")
     seconds = (reader.num_frames or 0) / reader.rate
+    # By its time and by the number of frames, for frames may be shown long.
+    end = max(time + 1 / reader.rate, (index + 1) / reader.rate)
     is_cut_short = stop.is_set() or index + 1 == args.frames
-    if time < seconds - TOLERANCE and not is_cut_short:
-        say(f"broken, it ends after {time:.1f} of {seconds:.1f} seconds: {source}")
+    if end < seconds - TOLERANCE and not is_cut_short:
+        say(f"broken, it ends after {end:.1f} of {seconds:.1f} seconds: {source}")
         return False
     return True
 
@@ -300,7 +308,7 @@ def predict_dataset(args: argparse.Namespace, stop: threading.Event) -> bool:
     """
     records = read_records(args.dataset)
     path = args.output / "predictions.json"
-    refuse_inputs([path.with_suffix("")], [Path(args.dataset)])
+    refuse_inputs([path], [Path(args.dataset)])
     root = Path(args.images or Path(args.dataset).parent)
     predictor = load_predictor(args)
     if not records.part_schema.is_view_of(predictor.part_schema):

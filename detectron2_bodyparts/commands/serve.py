@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if min(args.max_megapixels, args.max_megabytes, args.threads) <= 0:
         raise CommandError("expected limits and threads greater than 0")
     token = args.token
+    if token == "":  # as where a variable that was to hold it is not set
+        raise CommandError("--token: expected something, found nothing")
     if token is None and args.host not in LOOPBACK_HOSTS:
         token = secrets.token_urlsafe(16)
     with listen(args.host, args.port) as listener:
@@ -86,7 +88,11 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Raises ``CommandError`` where the system gives none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        listener = socket.create_server(
+            (host, port),
+            family=family,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )
     except (OSError, OverflowError) as e:
         raise CommandError(f"cannot listen on {host} port {port}: {e}") from e
     # Connections inherit it. asyncio sets it for its own sockets alone, and without it the second

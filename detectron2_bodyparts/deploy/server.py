@@ -108,7 +108,12 @@ def create_app(
         max_bytes: of an upload or a frame.
         max_pixels: of a picture; checked before it is decoded.
         threads: pictures in work at the same time. `MAX_WAITING` more may wait.
+
+    Raises:
+        ValueError: the token is empty.
     """
+    if token == "":
+        raise ValueError("expected a token or None, found an empty one")
     app = FastAPI(
         title="bodyparts",
         description="Masks of body parts and skeletons, for every person in a picture.",
@@ -258,7 +263,7 @@ def read_picture(data: bytes, max_pixels: int) -> np.ndarray:
 
     Args:
         data: a whole file of one of ``FORMATS``.
-        max_pixels: a picture of more is refused from its header.
+        max_pixels: a picture of more, or of more than Pillow takes, is refused from its header.
 
     Returns:
         (H, W, 3) BGR uint8, upright as its EXIF orientation says, as viewers and OpenCV show it.
@@ -268,6 +273,7 @@ def read_picture(data: bytes, max_pixels: int) -> np.ndarray:
     """
     if not data:
         raise HTTPException(400, "expected a picture, found nothing")
+    max_pixels = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
     too_large = HTTPException(413, f"expected at most {max_pixels / 1e6:g} megapixels")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from detectron2_bodyparts import drawing
 from detectron2_bodyparts.cli import main
 from detectron2_bodyparts.commands import predict
 from detectron2_bodyparts.commands.pictures import find_inputs, output_names
@@ -199,6 +200,28 @@ def test_no_input_is_written_over(model, tmp_path, name, capsys):
     assert names(tmp_path) == {name, "link", "2.png", "2.jpg"}
 
 
+def test_json_may_lie_beside_its_pictures(model, tmp_path):
+    cv2.imwrite(str(tmp_path / "1.jpg"), scene(30))
+    assert run(tmp_path / "1.jpg", "--output", tmp_path, "--no-draw", "--json") == 0
+    assert names(tmp_path) == {"1.jpg", "1.json"}
+
+
+def test_a_page_has_its_pictures_small(model, tmp_path, monkeypatch):
+    """As many may be in memory as are on the page, and photographs are large."""
+    shapes, grid = [], drawing.grid
+
+    def noted(images, columns, cell):
+        shapes.extend(image.shape for image in images)
+        return grid(images, columns, cell)
+
+    monkeypatch.setattr(drawing, "grid", noted)
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros((900, 600, 3), np.uint8))
+    assert run(tmp_path, "--output", tmp_path / "out", "--no-draw", "--page") == 0
+    assert names(tmp_path / "out") == {"page.jpg"}
+    assert shapes[-2:] == [(240, 320, 3)] * 2
+
+
 def test_an_output_that_cannot_be_written_is_named_in_one_line(model, tmp_path, capsys):
     path = write_scene(tmp_path / "1.png", 30)
     (tmp_path / "file").touch()
@@ -286,6 +309,12 @@ def test_a_video_that_breaks_off_is_named(model, tmp_path, monkeypatch, capsys):
     assert len(read_video(tmp_path / "out" / "walk.mp4")[0]) == 20
     assert run(path, "--output", tmp_path / "out", "--frames", 10) == 0
     assert len(read_video(tmp_path / "out" / "walk.mp4")[0]) == 10
+
+
+def test_a_slow_video_is_whole(model, tmp_path):
+    """Its last frame begins two seconds before its end."""
+    path = write_walk(tmp_path / "walk.mp4", 5, rate=0.5)
+    assert run(path, "--output", tmp_path / "out") == 0
 
 
 class EndlessCamera:

@@ -70,6 +70,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(tmp_path, capsys):
         assert f"cannot listen on 127.0.0.1 port {port}" in error_of(capsys, "--port", port)
     assert "port 99999" in error_of(capsys, "--port", "99999")
     assert "not.onnx" in error_of(capsys, "--port", "0", "--model", str(tmp_path / "not.onnx"))
+    assert "--token" in error_of(capsys, "--token", "")
     for limit in ("--max-megapixels", "--max-megabytes", "--threads"):
         assert "greater than 0" in error_of(capsys, limit, "0")
 

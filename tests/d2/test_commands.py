@@ -94,6 +94,26 @@ def registered(tmp_path):
         MetadataCatalog.remove(name)
 
 
+@pytest.mark.parametrize(
+    "opts, words",
+    [
+        (["MODEL.DEVCE", "cpu"], "MODEL.DEVCE"),
+        (["MODEL.DEVICE"], "odd length"),
+        (["SOLVER.MAX_ITER", "many"], "many"),
+        (["MODEL.BODYPARTS.PART_SCHEMA", "gloves"], "gloves"),
+    ],
+)
+def test_what_is_wrong_with_a_config_is_said_in_one_line(
+    model_files, tmp_path, opts, words, capsys
+):
+    (tmp_path / "x.jpg").touch()
+    for command, file in ("predict", "x.jpg"), ("export", "x.onnx"):
+        # model_files without --threshold, which export does not have
+        assert main([command, str(tmp_path / file), *model_files[:4], "--opts", *opts]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+
+
 def test_a_registered_dataset_is_the_same_as_its_file(small_records, registered):
     json_file, root = small_records
     records = read_records(json_file)

@@ -28,10 +28,16 @@ for module in ("fastapi", "uvicorn", "websockets", "python_multipart", "swagger_
     pytest.importorskip(module, reason=f"needs detectron2_bodyparts[serve]: no {module}")
 httpx = pytest.importorskip("httpx", reason="requests are made with httpx, which is not installed")
 import uvicorn  # noqa: E402
+from fastapi import HTTPException  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from detectron2_bodyparts.deploy.server import MAX_STREAMS, MAX_WAITING, create_app  # noqa: E402
+from detectron2_bodyparts.deploy.server import (  # noqa: E402
+    MAX_STREAMS,
+    MAX_WAITING,
+    create_app,
+    read_picture,
+)
 
 MAX_BYTES = 2**20
 MAX_PIXELS = 1_000_000
@@ -240,6 +246,17 @@ def test_hostile_pictures_are_refused(client, predictor, address, what):
         assert receive(ws) == {"frame": 0, "status": status, **error_of(answers[0])}
         ws.send(picture())  # the socket goes on
         assert receive(ws)["people"]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_that_is_said_is_the_one_that_holds():
+    with pytest.raises(HTTPException, match="at most 178.957 megapixels"):
+        read_picture(png_that_claims(20_000, 20_000), max_pixels=500_000_000)
+
+
+def test_an_empty_token_protects_nothing_and_is_refused(predictor):
+    with pytest.raises(ValueError, match="token"):
+        create_app(predictor, token="")
 
 
 def error_of(answer: httpx.Response) -> dict[str, str]:

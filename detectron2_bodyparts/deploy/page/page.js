@@ -22,6 +22,7 @@ let source = null; // what is looked at: { video } or { picture }
 let underWay = null; // the frame that the server has: { source, frame, sentAt }
 let shown = null; // the last answer: { frame, people }, masks decoded
 let answerTimes = [];
+let solution = null; // what puts an end to the problem shown: "connection", "answer" or "look"
 
 // ---- The server ----
 
@@ -47,7 +48,7 @@ async function connect() {
     return tryAgain();
   }
   showConnection("lost", "refused");
-  showProblem(problem);
+  showProblem(problem, "connection");
 }
 
 function openSocket() {
@@ -58,14 +59,14 @@ function openSocket() {
     socket = opened;
     attempts = 0;
     showConnection("connected", "connected");
-    showProblem(null);
+    solved("connection");
     sendFrame();
   };
   opened.onmessage = (event) => receive(JSON.parse(event.data));
   opened.onclose = (event) => {
     socket = underWay = null;
     if (event.code === 1009) {
-      if (source?.picture) source = null; // it would be refused again
+      look(null); // it would be refused again
       showProblem("The server refused this picture: it has too many bytes.");
     }
     tryAgain(event.code === 1013 ? "the server has no room, waiting" : undefined);
@@ -94,7 +95,8 @@ async function receive(answer) {
   underWay = null;
   if (asked.source === source && answer.status !== 503) {
     if (source.picture) source.answered = true;
-    showProblem(answer.error ? `The server refused this picture: ${answer.error}.` : null);
+    if (answer.error) showProblem(`The server refused this picture: ${answer.error}.`, "answer");
+    else solved("answer");
     // As draw_people does: smaller people in front of larger ones.
     people.sort((a, b) => area(b.box) - area(a.box));
     shown = { frame: asked.frame, people };
@@ -117,7 +119,7 @@ function look(at) {
   source = at;
   answerTimes = [];
   element("camera").textContent = at?.video ? "Stop camera" : "Start camera";
-  showProblem(null);
+  solved("look");
   sendFrame();
 }
 
@@ -272,9 +274,15 @@ function showConnection(state, words) {
   element("connection").textContent = words;
 }
 
-function showProblem(words) {
-  element("problem").textContent = words ?? "";
-  element("problem").hidden = !words;
+// Until `by` happens, or something else is looked at.
+function showProblem(words, by = "look") {
+  solution = by;
+  element("problem").textContent = words;
+  element("problem").hidden = false;
+}
+
+function solved(by) {
+  if (by === solution || by === "look") element("problem").hidden = true;
 }
 
 function showFigures(delay) {

@@ -99,7 +99,7 @@ class Trainer(DefaultTrainer):
         """Detectron2's loader with the plugin's mapper, from some iteration on."""
         with _numpy_seed(cfg.SEED):  # WeightedTrainingSampler takes its seed from there
             arguments = build_detection_train_loader.from_config(
-                cfg, mapper=BodyPartsMapper(cfg), dataset=_training_pictures(cfg)
+                cfg, mapper=BodyPartsMapper(cfg), dataset=training_pictures(cfg)
             )
         if start_iter:
             seen = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
@@ -130,7 +130,7 @@ class Trainer(DefaultTrainer):
             dataset_name,
             get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
             get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA),
-            output_folder or _folder_of(dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference")),
+            output_folder or folder_of(cfg, dataset_name, "inference"),
             paint_threshold=cfg.TEST.PAINT_THRESHOLD,
         )
 
@@ -145,9 +145,9 @@ class Trainer(DefaultTrainer):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.INPUT.MIN_SIZE_TEST = 0  # every view is resized once, from the picture itself
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [
-            cls.build_evaluator(cfg, name, _folder_of(name, folder)) for name in cfg.DATASETS.TEST
+            cls.build_evaluator(cfg, name, folder_of(cfg, name, "inference_TTA"))
+            for name in cfg.DATASETS.TEST
         ]
         results = cls.test(cfg, BodyPartsRCNNWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": values for name, values in results.items()}
@@ -188,12 +188,23 @@ class Trainer(DefaultTrainer):
         return optimizer(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
-def _folder_of(dataset_name: str, root: str) -> str:
-    """Where the results of a dataset go, which may be called as the path of a file."""
-    return os.path.join(root, os.path.basename(dataset_name).removesuffix(".json"))
+def folder_of(cfg, dataset_name: str, root: str) -> str:
+    """Where the results of a dataset go, which may be called as the path of a file.
+
+    Files of one name in several folders are numbered, as DATASETS.TEST has them.
+    """
+    name = _last_name(dataset_name)
+    alike = [other for other in cfg.DATASETS.TEST if _last_name(other) == name]
+    if len(alike) > 1 and dataset_name in alike:
+        name += f"_{alike.index(dataset_name) + 1}"
+    return os.path.join(cfg.OUTPUT_DIR, root, name)
 
 
-def _training_pictures(cfg) -> list[dict]:
+def _last_name(dataset_name: str) -> str:
+    return os.path.basename(dataset_name).removesuffix(".json")
+
+
+def training_pictures(cfg) -> list[dict]:
     """Detectron2's dictionaries of all training pictures: people alone, and the dataset's name.
 
     Raises:

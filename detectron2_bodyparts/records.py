@@ -291,6 +291,7 @@ class Records:
                 "part_schema": self.part_schema.name,
                 "channels": list(self.part_schema.channels),
                 "keypoint_schema": keypoints.name,
+                "keypoint_sigmas": list(keypoints.sigmas),
             },
             "images": self.images,
             "annotations": self.annotations,
@@ -398,6 +399,22 @@ def _umask() -> int:
     return mask
 
 
+# What images and annotations of a file must have.
+_KEYS = {
+    "images": ("id", "file_name", "height", "width", "exhaustive"),
+    "annotations": (
+        "id",
+        "image_id",
+        "bbox",
+        "iscrowd",
+        "keypoints",
+        "num_keypoints",
+        "part_segmentation",
+        "part_state",
+    ),
+}
+
+
 def read_records(path: str | os.PathLike) -> Records:
     """Read a file of records.
 
@@ -405,8 +422,8 @@ def read_records(path: str | os.PathLike) -> Records:
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecordError: it is not JSON, not this format, or its channels are not those of the schema
-            that is registered under the name.
+        RecordError: it is not JSON, not this format, its channels or joints are not those of the
+            schema that is registered under the name, or a key is missing.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -428,6 +445,16 @@ def read_records(path: str | os.PathLike) -> Records:
             f"{path}: schema {part_schema.name} has channels {list(part_schema.channels)},"
             f" the file was written with {info['channels']}"
         )
+    joints = content["categories"][0]["keypoints"]
+    if list(keypoint_schema.keypoints) != joints:
+        raise RecordError(
+            f"{path}: schema {keypoint_schema.name} has joints {list(keypoint_schema.keypoints)},"
+            f" the file was written with {joints}"
+        )
+    for kind, keys in _KEYS.items():
+        for i, one in enumerate(content[kind]):
+            if missing := [key for key in keys if key not in one]:
+                raise RecordError(f"{path}: {kind}[{i}] has no {missing[0]!r}")
     records = Records(
         part_schema, keypoint_schema, content["images"], content["annotations"], dict(info)
     )
@@ -450,7 +477,10 @@ def _keypoint_schema(content: Mapping[str, Any]) -> KeypointSchema:
         (category,) = content["categories"]
         names = tuple(category["keypoints"])
         return KeypointSchema(
-            name, names, tuple((names[a - 1], names[b - 1]) for a, b in category["skeleton"])
+            name,
+            names,
+            tuple((names[a - 1], names[b - 1]) for a, b in category["skeleton"]),
+            tuple(content["info"].get("keypoint_sigmas", ())),  # files of before 2026-11 lack them
         )
 
 

@@ -25,7 +25,7 @@ BODY = "body"
 SIDES = ("right", "left")
 
 # A part's place on the body, from the inside out: where two masks overlap, the later one wins, so
-# that an arm in front of the chest is arm. Matched against the end of the part's name.
+# that an arm in front of the chest is arm. Parts are called so, but for their sides.
 _PAINT_ORDER = (
     ("torso",),
     ("head",),
@@ -57,6 +57,8 @@ def _flip_permutation(kind: str, owner: str, names: tuple[str, ...]) -> tuple[in
         raise ValueError(f"{owner}: {kind} names repeat: {names}")
     permutation = []
     for name in names:
+        if unsided_name(name) == name and {"r", "l", *SIDES} & set(name.lower().split("_")):
+            raise ValueError(f"{owner}: {kind} {name!r}: sides are written right_ and left_ first")
         mirrored = mirrored_name(name)
         if mirrored not in names:
             raise ValueError(f"{owner}: {kind} {name!r} has no counterpart {mirrored!r}")
@@ -92,7 +94,8 @@ class PartSchema:
         colors: RGB in 0..255, one a channel; made up where left out.
 
     Raises:
-        ValueError: ``body`` is not first, names repeat, or a sided name has no counterpart.
+        ValueError: ``body`` is not first, names repeat, a sided name has no counterpart, or a side
+            is written in another way than ``right_`` or ``left_`` before the part.
     """
 
     name: str
@@ -213,7 +216,7 @@ class KeypointSchema:
         sigmas: the per-joint constants of object keypoint similarity (COCO's ``k / 2``).
 
     Raises:
-        ValueError: names repeat, a bone names no joint, or lengths differ.
+        ValueError: names repeat, a bone names no joint, lengths differ, or sides as of `PartSchema`.
     """
 
     name: str

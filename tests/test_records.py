@@ -329,6 +329,13 @@ def test_read_errors(tmp_path):
         ("channels", ["body", "head"], "was written with"),
     ):
         fails({**good, "info": {**good["info"], key: value}}, message)
+    (person,) = good["categories"]
+    other = {**person, "keypoints": person["keypoints"][::-1]}
+    fails({**good, "categories": [other]}, "coco-17 has joints .*, the file was written with")
+    without = [{k: v for k, v in a.items() if k != "part_state"} for a in good["annotations"]]
+    fails({**good, "annotations": without}, r"annotations\[0\] has no 'part_state'")
+    without = [{k: v for k, v in i.items() if k != "exhaustive"} for i in good["images"]]
+    fails({**good, "images": without}, r"images\[0\] has no 'exhaustive'")
 
 
 # ------------------------------------------------------------ the validator
@@ -425,13 +432,19 @@ def test_the_validator_looks_for_the_files(tmp_path):
 def test_schemas_of_ones_own_are_read_from_the_file(tmp_path):
     schema = PartSchema("hands-of-this-test", ("body", "right_hand", "left_hand"))
     joints = KeypointSchema(
-        "fingers-of-this-test", ("left_thumb", "right_thumb", "palm"), (("palm", "left_thumb"),)
+        "fingers-of-this-test",
+        ("left_thumb", "right_thumb", "palm"),
+        (("palm", "left_thumb"),),
+        sigmas=(0.01, 0.01, 0.02),
     )
     write_records(tmp_path / "own.json", Records(schema, joints))
     records = read_records(tmp_path / "own.json")
     assert records.part_schema == schema and records.keypoint_schema == joints
 
     content = json.loads((tmp_path / "own.json").read_text())
+    del content["info"]["keypoint_sigmas"]  # as in files of earlier versions
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    assert read_records(tmp_path / "own.json").keypoint_schema.keypoints == joints.keypoints
     content["info"]["channels"] = ["body", "right_hand"]
     (tmp_path / "own.json").write_text(json.dumps(content))
     with pytest.raises(RecordError, match=r"own\.json: hands-of-this-test.*no counterpart"):

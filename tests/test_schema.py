@@ -134,6 +134,10 @@ def test_index_and_colors():
         (("head", "body"), "first channel must be 'body'"),
         (("body", "head", "head"), "names repeat"),
         (("body", "right_arm"), "no counterpart 'left_arm'"),
+        (
+            ("body", "arm_right", "arm_left"),
+            "'arm_right': sides are written right_ and left_ first",
+        ),
         (("body", *(f"part{i}" for i in range(64))), "at most 63"),
         # 44 sided parts have 22 unions: 66 of the 63 numbers a pixel can hold.
         (("body", *(f"{s}_{i}" for i in range(22) for s in ("right", "left"))), "at most 63"),
@@ -158,6 +162,7 @@ def test_colors_must_be_one_a_channel():
     [
         ({"keypoints": ("nose", "nose")}, "names repeat"),
         ({"keypoints": ("nose", "left_eye")}, "no counterpart 'right_eye'"),
+        ({"keypoints": ("l_wrist", "r_wrist")}, "'l_wrist': sides are written"),
         ({"keypoints": ("nose",), "sigmas": (0.1, 0.2)}, "1 joints but 2 sigmas"),
         ({"keypoints": ("nose",), "skeleton": (("nose", "neck"),)}, "names no joint"),
     ],

@@ -19,6 +19,7 @@ from ..schema import (
     PartSchema,
     get_keypoint_schema,
     get_part_schema,
+    mirrored_name,
 )
 
 # What a person of the plugin's datasets has beyond COCO's keys.
@@ -26,11 +27,22 @@ PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation"
 
 
 def joints_of(name: str) -> KeypointSchema:
-    """The joints of a registered dataset: its schema, else ``keypoint_names``, else COCO's."""
+    """The joints of a registered dataset: its schema, else ``keypoint_names``, else COCO's.
+
+    Raises:
+        ValueError: ``keypoint_names`` or ``keypoint_flip_map`` call sides something else than
+            ``right_`` and ``left_``.
+    """
     metadata = MetadataCatalog.get(name)
     if metadata.get("keypoint_schema"):
         return get_keypoint_schema(metadata.keypoint_schema)
     if metadata.get("keypoint_names"):
+        for pair in metadata.get("keypoint_flip_map", ()):
+            if mirrored_name(pair[0]) != pair[1]:
+                raise ValueError(
+                    f"dataset {name!r}: keypoint_flip_map has {tuple(pair)}; of joints with sides"
+                    " the names must begin with right_ and left_, and else be the same"
+                )
         return KeypointSchema(name, tuple(metadata.keypoint_names))
     return COCO_17
 
@@ -99,6 +111,8 @@ def _record(person: dict[str, Any], height: int, width: int, num_joints: int) ->
         "part_state": {},
     }
     segmentation = person.get("segmentation")
+    if not segmentation and annotation["iscrowd"]:
+        segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     if segmentation:
         mask = compress_segmentation(segmentation, height, width)
         annotation["segmentation"] = mask

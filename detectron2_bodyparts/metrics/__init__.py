@@ -26,7 +26,8 @@ def evaluate(
         predictions: people of any of the records' pictures, as `People.to_annotations` gives them,
             in the records' schemas.
         paint_threshold: people under this score are not painted for mIoU.
-        joints: those that the model knows, if not all of the records': PCK judges no others.
+        joints: those that the model knows, if not all of the records': PCK judges no others. AP of
+            joints judges all, as COCO's does: those that the model lacks count as missed.
 
     Returns:
         Percent, nan where there is no truth: ``bbox``, ``body``, ``parts`` and ``keypoints`` of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,8 +15,8 @@ from detectron2.structures import Boxes, Instances
 
 from detectron2_bodyparts.config import load_config
 from detectron2_bodyparts.data import register_bodyparts_dataset
-from detectron2_bodyparts.data.registered import registered_records
-from detectron2_bodyparts.engine import Trainer
+from detectron2_bodyparts.data.registered import joints_of, registered_records
+from detectron2_bodyparts.engine import Trainer, folder_of
 from detectron2_bodyparts.records import Records, person_annotation, write_records
 from detectron2_bodyparts.schema import COCO_17, PartSchema
 
@@ -106,6 +107,47 @@ def test_a_perfect_model_gets_all_and_one_that_finds_the_dog_nothing(small_cfg, 
         assert np.isnan(results["keypoints"]["AP"])
     assert np.isnan(results["parsing"]["mIoU"])  # nothing is known of parts
     assert evaluate(found(*DOG))["bbox"]["AP"] == 0
+
+
+def test_a_crowd_without_a_mask_is_its_box(small_cfg, name):
+    """As some datasets have them; nothing that is found there counts."""
+    with open(MetadataCatalog.get(name).json_file) as f:
+        content = json.load(f)
+    crowd = annotation(2, DOG, iscrowd=1, id=3)
+    del crowd["segmentation"]
+    content["annotations"].append(crowd)
+    with open(MetadataCatalog.get(name).json_file, "w") as f:
+        json.dump(content, f)
+    evaluator = Trainer.build_evaluator(small_cfg, name)
+    evaluator.reset()
+    both = Instances.cat([found(*BOX), found(*DOG)])
+    both.scores = torch.tensor([0.8, 0.9])
+    evaluator.process([{"image_id": 7}], [{"instances": both}])
+    results = evaluator.evaluate()
+    assert results["bbox"]["AP"] == results["body"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs", "message"),
+    [
+        (["l_wrist", "r_wrist"], [], "'l_wrist': sides are written"),
+        (["wristL", "wristR"], [("wristL", "wristR")], r"has \('wristL', 'wristR'\)"),
+    ],
+)
+def test_sides_that_are_called_otherwise_are_refused(names, pairs, message):
+    """They would not be exchanged where a picture is mirrored."""
+    metadata = MetadataCatalog.get("sides of another kind")
+    metadata.set(keypoint_names=names, keypoint_flip_map=pairs)
+    with pytest.raises(ValueError, match=message):
+        joints_of("sides of another kind")
+    MetadataCatalog.remove("sides of another kind")
+
+
+def test_files_of_one_name_have_results_of_their_own(small_cfg):
+    names = ("a/val.json", "b/val.json", "c/test.json")
+    small_cfg.DATASETS.TEST = names
+    folders = [folder_of(small_cfg, name, "inference") for name in (*names, "d/val.json")]
+    assert [Path(f).name for f in folders] == ["val_1", "val_2", "test", "val"]
 
 
 def test_records_keep_the_pictures_numbers_and_cocos_areas(name):

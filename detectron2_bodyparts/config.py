@@ -92,6 +92,8 @@ def add_bodyparts_config(cfg: CN) -> None:
     # of this side is cut off. 0 = whole pictures.
     _C.INPUT.PIECE_SIDE = 0
     _C.INPUT.SCALE_RANGE = (0.7, 1.7)
+    # Probability that a training picture gets people of an earlier one: `data.copy_paste`.
+    _C.INPUT.COPY_PASTE = 0.0
 
     # How a mixture is sampled, with DATALOADER.SAMPLER_TRAIN "WeightedTrainingSampler": pairs of
     # dataset name and how often each of its pictures comes in an epoch, 1 where not named.

@@ -216,7 +216,8 @@ class KeypointSchema:
         sigmas: the per-joint constants of object keypoint similarity (COCO's ``k / 2``).
 
     Raises:
-        ValueError: names repeat, a bone names no joint, lengths differ, or sides as of `PartSchema`.
+        ValueError: names repeat, a bone names no joint, lengths differ, or sides are written as
+            `PartSchema` does not take them.
     """
 
     name: str

@@ -15,7 +15,6 @@ from detectron2.structures import Boxes, BoxMode, Instances, Keypoints
 
 from ..modeling import BodyPartsROIHeads
 from ..modeling.proposals import IGNORE_CLASS
-from ..records import mask_box
 from ..schema import (
     COCO_17,
     KeypointSchema,
@@ -24,14 +23,13 @@ from ..schema import (
     get_part_schema,
 )
 from ..structures import (
-    BODY_BIT,
-    IGNORE_BIT,
     UNKNOWN,
     PartMasks,
     mirror_parts,
     part_plane,
     target_names,
 )
+from .copy_paste import CopyPaste, Target, visible_box
 from .registered import joints_of
 
 # The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
@@ -77,6 +75,7 @@ class BodyPartsMapper:
         keep_ignored: bool = True,
         loss_weights: Mapping[str, float] | None = None,
         keypoint_schemas: Mapping[str, KeypointSchema] | None = None,
+        copy_paste: float = 0.0,
     ) -> None:
         """
         Args:
@@ -89,6 +88,8 @@ class BodyPartsMapper:
             loss_weights: dataset name -> weight of its part masks and joints; 1 where not named.
             keypoint_schemas: dataset name -> the joints of its annotations, where a picture does
                 not say (``keypoint_schema``); COCO's where neither does.
+            copy_paste: probability of a picture's getting people of an earlier one (`CopyPaste`);
+                for a model with masks.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -97,6 +98,7 @@ class BodyPartsMapper:
         self.keep_ignored = keep_ignored
         self.loss_weights = dict(loss_weights or {})
         self.keypoint_schemas = dict(keypoint_schemas or {})
+        self.copy_paste = CopyPaste(copy_paste) if copy_paste and part_schema is not None else None
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -130,6 +132,7 @@ class BodyPartsMapper:
                 ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME), BodyPartsROIHeads
             ),
             "loss_weights": _loss_weights(cfg),
+            "copy_paste": cfg.INPUT.COPY_PASTE,
             "keypoint_schemas": (
                 {name: joints_of(name) for name in cfg.DATASETS.TRAIN}
                 if cfg.MODEL.KEYPOINT_ON
@@ -158,10 +161,6 @@ class BodyPartsMapper:
         transforms = self.augmentations(inputs)
         mirrored = is_mirroring(transforms)
         shape = inputs.image.shape[:2]
-        dataset_dict["image"] = torch.as_tensor(
-            np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
-        )
-
         if "keypoint_schema" in dataset_dict:
             joint_schema = get_keypoint_schema(dataset_dict["keypoint_schema"])
         else:
@@ -169,7 +168,7 @@ class BodyPartsMapper:
         annotated_in = dataset_dict.get("part_schema")
         if annotated_in is not None:
             annotated_in = get_part_schema(annotated_in)
-        boxes, classes, planes, states, joints = [], [], [], [], []
+        targets = []
         for annotation in annotations:
             ignored = bool(annotation.get("iscrowd", 0))
             if ignored and not self.keep_ignored:
@@ -184,31 +183,29 @@ class BodyPartsMapper:
                     plane, state = mirror_parts(plane, state, self.part_schema)
                 plane = transforms.apply_segmentation(plane)
                 if state[0] != UNKNOWN:
-                    box = _visible_box(box, plane)
+                    box = visible_box(box, plane) or (0, 0, 0, 0)
             if box[2] - box[0] < 1 or box[3] - box[1] < 1:
                 continue
-            boxes.append(box)
-            classes.append(IGNORE_CLASS if ignored else 0)
-            planes.append(plane)
-            states.append(state)
-            joints.append(self._joints(annotation, joint_schema, transforms, mirrored, shape))
+            joints = self._joints(annotation, joint_schema, transforms, mirrored, shape)
+            targets.append(Target(box, IGNORE_CLASS if ignored else 0, plane, state, joints))
+        picture = inputs.image
+        if self.copy_paste is not None:
+            picture, targets = self.copy_paste(picture, targets)
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1)))
         if self.keep_ignored and not dataset_dict.get("exhaustive", True):
-            boxes.append(_EVERYWHERE)
-            classes.append(IGNORE_CLASS)
-            planes.append(None)
-            states.append(None)
-            joints.append(None)
+            targets.append(Target(_EVERYWHERE, IGNORE_CLASS))
 
         instances = Instances(shape)
+        boxes, labels = [t.box for t in targets], [t.label for t in targets]
         instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        instances.gt_classes = torch.tensor(labels, dtype=torch.int64)
         weight = self.loss_weights.get(dataset_dict.get("dataset_name"), 1.0)
-        instances.gt_loss_weights = torch.full((len(boxes),), weight)
+        instances.gt_loss_weights = torch.full((len(targets),), weight)
         if self.part_schema is not None:
-            instances.gt_part_masks = _pack(planes, states, self.part_schema)
+            instances.gt_part_masks = _pack(targets, self.part_schema)
         if self.keypoint_schema is not None:
             empty = np.zeros((len(self.keypoint_schema), 3))
-            stacked = [empty if j is None else j for j in joints]
+            stacked = [empty if t.joints is None else t.joints for t in targets]
             instances.gt_keypoints = Keypoints(
                 np.array(stacked, np.float32).reshape(-1, len(self.keypoint_schema), 3)
             )
@@ -256,27 +253,12 @@ def _transformed_box(
     return tuple(np.clip(box, 0, (shape[1], shape[0], shape[1], shape[0])))
 
 
-def _visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...]:
-    """What a picture, which may be cut, shows of a person: the extent of their mask.
-
-    Pixels to ignore may be theirs, too, as far as the labelled box reaches: where people overlap, a
-    mask without them would make boxes too small.
-    """
-    x0, y0 = np.floor(box[:2]).astype(int)
-    x1, y1 = np.ceil(box[2:]).astype(int)
-    seen = (plane & BODY_BIT) != 0
-    seen[y0:y1, x0:x1] |= plane[y0:y1, x0:x1] >= IGNORE_BIT
-    return mask_box(seen) or (0, 0, 0, 0)
-
-
-def _pack(
-    planes: list[np.ndarray | None], states: list[np.ndarray | None], schema: PartSchema
-) -> PartMasks:
-    """PartMasks with an entry for every instance; of one without a plane nothing is known."""
+def _pack(targets: list[Target], schema: PartSchema) -> PartMasks:
+    """PartMasks with an entry for every target; of one without a plane nothing is known."""
     nothing = np.zeros((1, 1), np.uint8)
     unknown = np.zeros(len(target_names(schema)), np.uint8)
     return PartMasks.from_planes(
-        [nothing if p is None else p for p in planes],
-        [unknown if s is None else s for s in states],
+        [nothing if t.plane is None else t.plane for t in targets],
+        [unknown if t.state is None else t.state for t in targets],
         schema,
     )

@@ -1,0 +1,161 @@
+"""People cut out of one training picture and put into another."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..records import mask_box
+from ..structures import BODY_BIT, IGNORE_BIT, UNKNOWN
+
+# Of so many of the last pictures people are at hand.
+DONORS = 32
+# People of fewer pixels are neither cut out nor put in.
+LEAST_PIXELS = 400
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the mapper knows of a person, or of a region to ignore, in the augmented picture."""
+
+    box: tuple[float, ...]  # XYXY in pixels
+    label: int  # 0, or proposals.IGNORE_CLASS
+    plane: np.ndarray | None = None  # (H, W) uint8, as structures.part_plane
+    state: np.ndarray | None = None  # (C + U,) uint8, as structures.part_plane
+    joints: np.ndarray | None = None  # (K, 3) of x, y in continuous coordinates and v
+
+    @property
+    def has_body(self) -> bool:
+        """Whether its silhouette is known."""
+        return self.state is not None and self.state[0] != UNKNOWN
+
+    def without(self, hidden: np.ndarray) -> Target | None:
+        """What is left of it where (H, W) bool says that it cannot be seen; None: nothing."""
+        if self.plane is None:
+            return self
+        plane, box, joints = np.where(hidden, 0, self.plane), self.box, self.joints
+        if self.has_body:
+            box = visible_box(box, plane)
+            if box is None:
+                return None
+        if joints is not None:
+            height, width = hidden.shape
+            x = joints[:, 0].astype(int).clip(0, width - 1)
+            y = joints[:, 1].astype(int).clip(0, height - 1)
+            joints = np.where(hidden[y, x][:, None], 0, joints)
+        return replace(self, plane=plane.astype(self.plane.dtype), box=box, joints=joints)
+
+    def moved(self, dx: int, dy: int, shape: tuple[int, int]) -> Target:
+        """It, with its plane, so many pixels further, in a picture of that (H, W)."""
+        height, width = shape
+        box = np.add(self.box, (dx, dy, dx, dy)).clip(0, (width, height, width, height))
+        joints = self.joints
+        if joints is not None:
+            joints = joints + np.array([dx, dy, 0])
+            inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= (width, height))).all(axis=1)
+            joints[~inside | (joints[:, 2] == 0)] = 0
+        return replace(self, plane=moved(self.plane, dx, dy, shape), box=tuple(box), joints=joints)
+
+
+class CopyPaste:
+    """Puts the people of an earlier picture into a picture, in front of what is there.
+
+    Ghiasi et al., Simple Copy-Paste (2021). All people of a picture whose silhouettes are known are
+    cut out together, along them, and their middle comes to lie anywhere in the other picture.
+    People who are then hidden lose the hidden pixels and joints, and are left out where nothing of
+    a known silhouette is left.
+
+    Earlier pictures are the last `DONORS` of those that this object was called with, as they were
+    augmented, so that no dataset is read twice; each process has its own.
+    """
+
+    def __init__(self, probability: float) -> None:
+        """
+        Args:
+            probability: of a picture's getting people, 0..1.
+        """
+        self.probability = probability
+        self._donors: deque = deque(maxlen=DONORS)
+
+    def __call__(self, image: np.ndarray, targets: list[Target]) -> tuple[np.ndarray, list[Target]]:
+        """
+        Args:
+            image: (H, W, 3), augmented.
+            targets: what is known of it.
+
+        Returns:
+            The two, or new ones; neither argument is changed.
+        """
+        donors = list(self._donors)
+        people = [t for t in targets if t.label == 0 and t.has_body]
+        cutout = _silhouettes(people, targets, image.shape[:2])
+        if np.count_nonzero(cutout) >= LEAST_PIXELS:
+            self._donors.append(_cropped(image, cutout, people))
+        if not donors or np.random.rand() >= self.probability:
+            return image, targets
+
+        shape = image.shape[:2]
+        donor, cutout, people = donors[np.random.randint(len(donors))]
+        dx = np.random.randint(shape[1]) - cutout.shape[1] // 2
+        dy = np.random.randint(shape[0]) - cutout.shape[0] // 2
+        front = moved(cutout, dx, dy, shape)
+        if np.count_nonzero(front) < LEAST_PIXELS:
+            return image, targets
+        image = np.where(front[:, :, None], moved(donor, dx, dy, shape), image)
+        behind = [t.without(front) for t in targets]
+        pasted = [t.moved(dx, dy, shape).without(~front) for t in people]
+        return image, [t for t in (*behind, *pasted) if t is not None]
+
+
+def visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...] | None:
+    """What a picture, which may be cut, shows of a person: the extent of their mask.
+
+    Pixels to ignore may be theirs, too, as far as the labelled box reaches: where people overlap, a
+    mask without them would make boxes too small.
+
+    Args:
+        box: the labelled one, XYXY in pixels, inside the picture.
+        plane: (H, W) uint8, as of `structures.part_plane`; of a person whose body is known.
+
+    Returns:
+        XYXY in pixels, or None where nothing is seen.
+    """
+    x0, y0 = np.floor(box[:2]).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    seen = (plane & BODY_BIT) != 0
+    seen[y0:y1, x0:x1] |= plane[y0:y1, x0:x1] >= IGNORE_BIT
+    return mask_box(seen)
+
+
+def moved(array: np.ndarray, dx: int, dy: int, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W, ...) so many pixels to the right and down, in (H', W') = ``shape``; else zeros."""
+    out = np.zeros((*shape, *array.shape[2:]), array.dtype)
+    height = min(shape[0] - max(dy, 0), array.shape[0] - max(-dy, 0))
+    width = min(shape[1] - max(dx, 0), array.shape[1] - max(-dx, 0))
+    if height > 0 and width > 0:
+        there = slice(max(dy, 0), max(dy, 0) + height), slice(max(dx, 0), max(dx, 0) + width)
+        here = slice(max(-dy, 0), max(-dy, 0) + height), slice(max(-dx, 0), max(-dx, 0) + width)
+        out[there] = array[here]
+    return out
+
+
+def _cropped(
+    image: np.ndarray, cutout: np.ndarray, people: list[Target]
+) -> tuple[np.ndarray, np.ndarray, list[Target]]:
+    """The three in a picture that is no larger than what is cut out, to take less memory."""
+    x0, y0, x1, y1 = mask_box(cutout)
+    here, shape = (slice(y0, y1), slice(x0, x1)), (y1 - y0, x1 - x0)
+    return image[here].copy(), cutout[here].copy(), [p.moved(-x0, -y0, shape) for p in people]
+
+
+def _silhouettes(people: list[Target], targets: list[Target], shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the people's bodies without the pixels that are to be ignored of anybody."""
+    bodies, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+    for person in people:
+        bodies |= person.plane & BODY_BIT != 0
+    for target in targets:
+        if target.plane is not None:
+            ignored |= target.plane >= IGNORE_BIT
+    return bodies & ~ignored

@@ -103,7 +103,7 @@ $(CLOTHING)_train_taught_sides.bodyparts-11.json: $(BODYPIX) $(MOVENET) | $(VENV
 	$(PY) datasets/prepare_sides.py --dataset clothing_co_parsing --split train_taught \
 	  --teacher $(MOVENET)
 
-# For the second stage, without the pictures that have parts already or are tested on.
+# Without the pictures that have parts already or are tested on.
 PPP_LISTS := $(addprefix $(DETECTRON2_DATASETS)/pascal_person_part/,train.txt test.txt)
 $(VOC)_trainval_rest.bodyparts-11.json: | $(VENV)/installed
 	$(PY) datasets/prepare_voc.py --schema bodyparts-11 --split trainval --leave-out $(PPP_LISTS)

@@ -436,6 +436,8 @@ def read_records(path: str | os.PathLike) -> Records:
     info = content["info"]
     if info["version"] != FORMAT_VERSION:
         raise RecordError(f"{path}: expected version {FORMAT_VERSION}, found {info['version']}")
+    if missing := {"images", "annotations", "categories"} - content.keys():
+        raise RecordError(f"{path}: no {min(missing)!r}")
     try:
         part_schema, keypoint_schema = _part_schema(info), _keypoint_schema(content)
     except ValueError as e:

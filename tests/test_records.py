@@ -330,6 +330,7 @@ def test_read_errors(tmp_path):
     ):
         fails({**good, "info": {**good["info"], key: value}}, message)
     (person,) = good["categories"]
+    fails({k: v for k, v in good.items() if k != "categories"}, "no 'categories'")
     other = {**person, "keypoints": person["keypoints"][::-1]}
     fails({**good, "categories": [other]}, "coco-17 has joints .*, the file was written with")
     without = [{k: v for k, v in a.items() if k != "part_state"} for a in good["annotations"]]

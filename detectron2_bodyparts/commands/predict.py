@@ -128,10 +128,12 @@ def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
     names = output_names([*pictures, *videos], taken=[PAGE_NAME] if args.page else [])
     outputs = [args.output / name for name in names]
     endings = [".jpg"] * len(pictures) + [".mp4"] * len(videos)
-    written = []
+    written = [args.output / f"{PAGE_NAME}.jpg"] if args.page else []
     for output, ending in zip(outputs, endings, strict=True):
-        written += [f"{output}{ending}"] * args.draw + [f"{output}.json"] * args.json
-    written += [args.output / f"{PAGE_NAME}.jpg"] * args.page
+        if args.draw:
+            written.append(f"{output}{ending}")
+        if args.json:
+            written.append(f"{output}.json")
     refuse_inputs(written, [*pictures, *videos])
     if videos:
         require_video()

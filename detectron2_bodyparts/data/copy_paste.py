@@ -35,7 +35,7 @@ class Target:
         """What is left of it where (H, W) bool says that it cannot be seen; None: nothing."""
         if self.plane is None:
             return self
-        plane, box, joints = np.where(hidden, 0, self.plane), self.box, self.joints
+        plane, box, joints = self.plane * ~hidden, self.box, self.joints
         if self.has_body:
             box = visible_box(box, plane)
             if box is None:
@@ -45,7 +45,7 @@ class Target:
             x = joints[:, 0].astype(int).clip(0, width - 1)
             y = joints[:, 1].astype(int).clip(0, height - 1)
             joints = np.where(hidden[y, x][:, None], 0, joints)
-        return replace(self, plane=plane.astype(self.plane.dtype), box=box, joints=joints)
+        return replace(self, plane=plane, box=box, joints=joints)
 
     def moved(self, dx: int, dy: int, shape: tuple[int, int]) -> Target:
         """It, with its plane, so many pixels further, in a picture of that (H, W)."""
@@ -53,9 +53,7 @@ class Target:
         box = np.add(self.box, (dx, dy, dx, dy)).clip(0, (width, height, width, height))
         joints = self.joints
         if joints is not None:
-            joints = joints + np.array([dx, dy, 0])
-            inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= (width, height))).all(axis=1)
-            joints[~inside | (joints[:, 2] == 0)] = 0
+            joints = labelled_inside(joints + np.array([dx, dy, 0]), shape)
         return replace(self, plane=moved(self.plane, dx, dy, shape), box=tuple(box), joints=joints)
 
 
@@ -127,6 +125,12 @@ def visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...] 
     seen = (plane & BODY_BIT) != 0
     seen[y0:y1, x0:x1] |= plane[y0:y1, x0:x1] >= IGNORE_BIT
     return mask_box(seen)
+
+
+def labelled_inside(joints: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(K, 3) joints, zeros for those without a label and those outside of a picture of (H, W)."""
+    inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= shape[::-1])).all(axis=1)
+    return np.where((inside & (joints[:, 2] != 0))[:, None], joints, 0)
 
 
 def moved(array: np.ndarray, dx: int, dy: int, shape: tuple[int, int]) -> np.ndarray:

@@ -29,7 +29,7 @@ from ..structures import (
     part_plane,
     target_names,
 )
-from .copy_paste import CopyPaste, Target, visible_box
+from .copy_paste import CopyPaste, Target, labelled_inside, visible_box
 from .registered import joints_of
 
 # The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
@@ -230,8 +230,7 @@ class BodyPartsMapper:
                 " a dataset has, keypoint_names in its MetadataCatalog entry tells"
             )
         points[:, :2] = transforms.apply_coords(points[:, :2])
-        inside = ((points[:, :2] >= 0) & (points[:, :2] <= shape[::-1])).all(axis=1)
-        points[~inside | (points[:, 2] == 0)] = 0
+        points = labelled_inside(points, shape)
         if mirrored:
             points = points[list(schema.flip_permutation)]
         return self.keypoint_schema.take(points, schema)

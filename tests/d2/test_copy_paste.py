@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,7 @@ def pasted():
     assert len(targets) == 1 and (image == picture(donor, level=200)).all()  # nobody at hand yet
 
     def paste(image, targets):
-        copy_paste._donors = type(copy_paste._donors)(list(copy_paste._donors)[:1], 32)
+        copy_paste._donors = deque([copy_paste._donors[0]])
         return copy_paste(image, targets)
 
     return paste

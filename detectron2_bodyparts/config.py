@@ -92,6 +92,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     # of this side is cut off. 0 = whole pictures.
     _C.INPUT.PIECE_SIDE = 0
     _C.INPUT.SCALE_RANGE = (0.7, 1.7)
+    # Probability that a training image is rotated, and the largest angle to either side in degrees.
+    # Boxes become those of the rotated masks; where the body is unknown, of the rotated boxes,
+    # which are too large.
+    _C.INPUT.ROTATION = (0.0, 0.0)
     # Probability that a training picture gets people of an earlier one: `data.copy_paste`.
     _C.INPUT.COPY_PASTE = 0.0
 

@@ -110,6 +110,11 @@ class BodyPartsMapper:
                 T.ResizeScale(low, high, side, side),
                 T.RandomCrop("absolute", (side, side)),
             ]
+        probability, degrees = cfg.INPUT.ROTATION
+        if probability:
+            # A rotated image is larger; crops bound it again, whole images keep their size.
+            rotation = T.RandomRotation([-degrees, degrees], expand=bool(cfg.INPUT.PIECE_SIDE))
+            augmentations.insert(1, T.RandomApply(rotation, probability))
         if cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.COLOR_JITTER > 0:

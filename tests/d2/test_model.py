@@ -278,6 +278,37 @@ def test_resizing_and_cropping_move_masks_boxes_and_joints_together(small_cfg, t
     assert joints[COCO_17.keypoints.index("left_ankle")].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("piece_side", [0, 128])
+def test_rotation_moves_masks_and_joints_together_and_keeps_sides(small_cfg, tmp_path, piece_side):
+    small_cfg.INPUT.RANDOM_FLIP = "none"
+    small_cfg.INPUT.MIN_SIZE_TRAIN = (HEIGHT,)
+    small_cfg.INPUT.PIECE_SIDE = piece_side
+    small_cfg.INPUT.SCALE_RANGE = (1.0, 1.0)
+    picture = as_dataset_dict(tmp_path, [person("everything", 40)])
+    pieces = {}
+    for probability in (0.0, 1.0):
+        small_cfg.INPUT.ROTATION = (probability, 90.0)
+        mapper = BodyPartsMapper(small_cfg)
+        pieces[probability] = [mapper(copy.deepcopy(picture))["instances"] for _ in range(10)]
+    wrist = COCO_17.keypoints.index("left_wrist")
+    (still,) = {tuple(i.gt_keypoints.tensor[0, wrist].tolist()) for i in pieces[0.0]}
+    assert still[2]
+    assert len({tuple(i.gt_keypoints.tensor[0, wrist].tolist()) for i in pieces[1.0]}) > 5
+    arms = [BODYPARTS_7.index(f"{side}_arm") for side in ("right", "left")]
+    judged = 0
+    for people in pieces[1.0]:
+        x, y, seen = people.gt_keypoints.tensor[0, wrist].tolist()
+        if not seen:
+            continue
+        judged += 1
+        around = torch.tensor([[x - 2, y - 2, x + 2, y + 2]])
+        targets, _ = people.gt_part_masks.crop_and_resize(around, 4)
+        assert not targets[0, arms[0]].any() and targets[0, arms[1]].any()
+        x0, y0, x1, y1 = people.gt_boxes.tensor[0].tolist()
+        assert x0 <= x <= x1 and y0 <= y <= y1
+    assert judged >= 5
+
+
 def test_people_that_a_crop_leaves_out_are_dropped(small_cfg, tmp_path):
     arguments = BodyPartsMapper.from_config(small_cfg)
     arguments["augmentations"] = [T.CropTransform(0, 0, 38, HEIGHT, WIDTH, HEIGHT)]

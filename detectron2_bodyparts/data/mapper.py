@@ -242,11 +242,11 @@ class BodyPartsMapper:
 
 
 def _loss_weights(cfg) -> dict[str, float]:
-    weights = {name: float(weight) for name, weight in cfg.DATASETS.TRAIN_LOSS_WEIGHTS}
-    strange = sorted(set(weights) - set(cfg.DATASETS.TRAIN))
-    if strange:
-        raise ValueError(f"DATASETS.TRAIN_LOSS_WEIGHTS: {strange} are not in DATASETS.TRAIN")
-    return weights
+    for key in ("TRAIN_LOSS_WEIGHTS", "TRAIN_REPEAT_FACTOR"):  # the latter is read by Detectron2
+        strange = sorted({name for name, _ in cfg.DATASETS[key]} - set(cfg.DATASETS.TRAIN))
+        if strange:
+            raise ValueError(f"DATASETS.{key}: {strange} are not in DATASETS.TRAIN")
+    return {name: float(weight) for name, weight in cfg.DATASETS.TRAIN_LOSS_WEIGHTS}
 
 
 def _transformed_box(

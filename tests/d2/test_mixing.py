@@ -133,6 +133,10 @@ def test_loss_weights_follow_the_dataset(mixture):
     for name, weight in ((many, 1.0), (few, 0.25)):
         instances = mapper(DatasetCatalog.get(name)[0])["instances"]
         assert instances.gt_loss_weights.tolist() == [weight]
-    mixture.DATASETS.TRAIN_LOSS_WEIGHTS = [["fewer", 0.25]]
-    with pytest.raises(ValueError, match="fewer"):
+
+
+@pytest.mark.parametrize("key", ["TRAIN_LOSS_WEIGHTS", "TRAIN_REPEAT_FACTOR"])
+def test_weights_of_datasets_that_are_not_trained_on_are_refused(mixture, key):
+    mixture.DATASETS[key] = [["fewer", 0.25]]
+    with pytest.raises(ValueError, match=f"{key}.*fewer"):
         BodyPartsMapper(mixture)

@@ -9,6 +9,8 @@ On a machine without a GPU add ``MODEL.DEVICE cpu``; ``--num-gpus`` is then the 
 
 from __future__ import annotations
 
+import os
+
 import torch
 from detectron2.engine import default_argument_parser, default_setup, hooks, launch
 from detectron2.evaluation import verify_results
@@ -66,6 +68,9 @@ def run(args):
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
+    if load_config(args.config_file, opts=args.opts).MODEL.DEVICE == "cpu":
+        # Where it sees a GPU, launch() takes NCCL, which cannot work on a CPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     launch(
         run,
         args.num_gpus,

@@ -49,8 +49,8 @@ class Trainer(DefaultTrainer):
     Beside that it runs several processes on CPUs, where ``SOLVER.AMP.ENABLED`` lets the backbone
     and the mask and joint heads train in bfloat16, and goes on where it was after ``--resume``:
     Detectron2's samplers would start their stream over, ours skips what was seen. With a ``SEED``
-    every step has random numbers of its own, so that with DATALOADER.NUM_WORKERS 0 and without
-    ASPECT_RATIO_GROUPING a resumed run ends with the very weights of one that was not interrupted;
+    every step has random numbers of its own, so that on a CPU, with DATALOADER.NUM_WORKERS 0 and
+    without ASPECT_RATIO_GROUPING, a resumed run ends with the very weights of an uninterrupted one;
     with workers or grouping, the order of pictures is kept (but for the few that wait in a group)
     and their augmentations differ.
     """
@@ -73,7 +73,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
             _train_in_bfloat16(model)
         elif cfg.SOLVER.AMP.ENABLED:
-            step = AMPTrainer
+            step = _AMPTrainer
         self._trainer = step(ddp_model, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = BodyPartsCheckpointer(
@@ -271,6 +271,13 @@ def _in_bfloat16(module: nn.Module, method: str) -> None:
 
     # A bound method: a deep copy of the module gets one of its own.
     setattr(module, method, types.MethodType(autocast, module))
+
+
+class _AMPTrainer(AMPTrainer):
+    """Resumes runs on a CPU or without AMP, too, whose checkpoints have no gradient scaler."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict({"grad_scaler": self.grad_scaler.state_dict(), **state_dict})
 
 
 class _SeedEveryStep(HookBase):

@@ -154,7 +154,8 @@ TORCHVISION_PROBE = Probe(
     "torchvision with torch",
     """
 import torch, torchvision
-torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+on = "cuda" if torch.cuda.is_available() else "cpu"
+torchvision.ops.nms(torch.zeros(1, 4, device=on), torch.zeros(1, device=on), 0.5)
 print(torchvision.__version__)
 """,
     f"install torch and torchvision together, as {TORCH_GUIDE} says; then: {REBUILD_DETECTRON2}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from detectron2.layers import Conv2d
@@ -164,7 +165,7 @@ def possible_classes(target: Instances, side: int) -> tuple[torch.Tensor, torch.
 
     num_classes = len(masks.schema.channels)
     bits = 1 << torch.arange(num_classes, device=device)
-    anything = int(bits.sum())
+    anything = (1 << num_classes) - 1
     answers = []
     for of_codes in _classes_of_codes(masks.schema, masks.state):
         sets = (of_codes * bits).sum(dim=2)
@@ -179,6 +180,15 @@ def possible_classes(target: Instances, side: int) -> tuple[torch.Tensor, torch.
         classes = torch.where(crowds != 0, crowds, torch.where(people != 0, people, rest))
         answers.append((classes & bits[:, None, None]) != 0)
     return answers[0], answers[1]
+
+
+@lru_cache
+def _codes_inside(schema: PartSchema) -> torch.Tensor:
+    """(C + U, 64) bool: which of ``PART_BITS``' codes lie in which target. Do not change it."""
+    inside = torch.zeros((len(target_codes(schema)), PART_BITS + 1), dtype=torch.bool)
+    for target, codes in enumerate(target_codes(schema)):
+        inside[target, list(codes)] = True
+    return inside
 
 
 def _classes_of_codes(schema: PartSchema, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,9 +206,7 @@ def _classes_of_codes(schema: PartSchema, state: torch.Tensor) -> tuple[torch.Te
         Two (N, 64, C) bool, as `possible_classes`.
     """
     num_classes = len(schema.channels)
-    inside = torch.zeros((state.shape[1], PART_BITS + 1), dtype=torch.bool, device=state.device)
-    for target, codes in enumerate(target_codes(schema)):
-        inside[target, list(codes)] = True
+    inside = _codes_inside(schema).to(state.device, copy=True)
     classes = inside[:, :num_classes].clone()
     inside[0], classes[0], classes[0, 0] = True, True, False  # the body is all but background
     agrees = inside[:, :, None] == classes[:, None, :]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import SimpleTrainer
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -23,7 +24,7 @@ from detectron2_bodyparts.data import (
     load_bodyparts_json,
     register_bodyparts_dataset,
 )
-from detectron2_bodyparts.engine import Trainer
+from detectron2_bodyparts.engine import Trainer, _AMPTrainer
 from detectron2_bodyparts.evaluation import BodyPartsEvaluator
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17, JHMDB_15
 
@@ -44,7 +45,11 @@ def prepared(small_cfg, small_records, tmp_path) -> tuple[Path, dict]:
     small_cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     config = tmp_path / "config.yaml"
     config.write_text(small_cfg.dump())
-    return config, {**os.environ, "DETECTRON2_DATASETS": str(folder.parent)}
+    return config, {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(folder.parent),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
 
 
 def train(prepared, output: Path, *opts: str, processes: int = 1, resume: bool = False) -> str:
@@ -408,3 +413,20 @@ def test_what_is_where_in_a_crowd_of_another_coco_dataset_is_unknown(small_cfg, 
     instances = BodyPartsMapper(small_cfg)(picture)["instances"]
     assert instances.gt_classes.tolist()[0] == -1
     assert not instances.gt_part_masks.state[0].any()
+
+
+def test_a_run_without_amp_is_resumed_with_it():
+    def stepper(kind, **kwargs):
+        model = torch.nn.Linear(1, 1)
+        return kind(model, [], torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), **kwargs)
+
+    before, scaler = stepper(SimpleTrainer), torch.amp.GradScaler("cpu")
+    before.iter = 7
+    after = stepper(_AMPTrainer, grad_scaler=scaler)
+    after.load_state_dict(before.state_dict())
+    assert after.iter == 7 and scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale()
+    scaler.scale(torch.ones(()))
+    scaler.update(512.0)
+    again = stepper(_AMPTrainer, grad_scaler=torch.amp.GradScaler("cpu"))
+    again.load_state_dict(after.state_dict())
+    assert again.grad_scaler.get_scale() == 512

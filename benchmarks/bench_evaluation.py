@@ -1,4 +1,4 @@
-"""How long the parsing metrics take, and how much memory, against plain loops over whole planes.
+"""Time and memory of the parsing metrics, against plain loops over whole planes.
 
     python benchmarks/bench_evaluation.py --pictures 5000 --plain 10
 
@@ -111,7 +111,7 @@ def peak_memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=5000)
-    parser.add_argument("--plain", type=int, default=5, help="pictures for the plain loop")
+    parser.add_argument("--plain", type=int, default=5, help="images for the plain loop")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print(f"{WIDTH}x{HEIGHT}, {PEOPLE} people a picture, {len(CLASSES)} classes")

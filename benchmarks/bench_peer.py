@@ -1,24 +1,24 @@
-"""A model beside BodyPix 0.75 on real pictures, both on the CPU by ONNX Runtime, in one run.
+"""A model against BodyPix 0.75 on real images, both on the CPU in ONNX Runtime, in one run.
 
     python benchmarks/bench_peer.py --teacher model-stride16.json \\
       $DETECTRON2_DATASETS/pascal_person_part/pascal_person_part_val.pascal-person-part.json \\
       $DETECTRON2_DATASETS/lspet/lspet_val.bodyparts-11.json
 
-Of every file of records (pictures and label maps lie beside it):
+For every annotation file (images and label maps lie beside it):
 
-mIoU      of the whole picture's label map, where PASCAL-Person-Part's are there: its six classes
-          and the background.
-metrics   of people, as `detectron2_bodyparts.metrics` has them. BodyPix's people are what its maps
-          show inside the true boxes, with a score of 1: it cannot miss anybody, and finds nobody
-          who is not there.
-found     PCK of the people whom ours finds by their boxes, one to one: both are asked for the same
-          people, and who was missed plays no part.
+mIoU      of the whole image's label map, if PASCAL-Person-Part's are there: its six classes and the
+          background.
+metrics   of people, as in `detectron2_bodyparts.metrics`. BodyPix's people are what its maps show
+          inside the ground-truth boxes, with a score of 1: it cannot miss anybody, and has no false
+          positives.
+found     PCK of the people whom our model detects, matched one to one by their boxes: both models
+          are measured on the same people, and missed people do not count.
 swapped   of the labelled elbows, wrists, knees and ankles that lie in a predicted limb, how many
           lie in one of the other side; of those that do for both models; and how many of all lie in
           a limb of their own side.
 
-In square brackets 95 % intervals: 1,000 bootstrap samples of the pictures. Then milliseconds a
-picture of one, three and ten people (the same persons, cut out and put side by side), and memory.
+In square brackets: 95 % intervals from 1,000 bootstrap samples of the images. Then milliseconds per
+image of one, three and ten people (the same people, cut out and put side by side), and memory.
 """
 
 from __future__ import annotations
@@ -314,13 +314,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "records", nargs="+", type=Path, help="the first one's persons are those for the times"
+        "records", nargs="+", type=Path, help="annotation files; people of the first are timed"
     )
     parser.add_argument("--model", default=str(default_model()))
     parser.add_argument("--teacher", required=True, help="BodyPix's model-stride16.json")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="pictures of each set")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--limit", type=int, help="images of each set")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "bodypix.onnx"

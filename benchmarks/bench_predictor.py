@@ -1,4 +1,4 @@
-"""The exported model against the model it was made from, on the CPU: time, and same answers.
+"""The exported model against its original, on the CPU: time, and whether results agree.
 
     python benchmarks/bench_predictor.py pictures/ --config-file quick_schedules/... --weights ...
 
@@ -28,9 +28,9 @@ from detectron2_bodyparts.predictor import BodyPartsPredictor
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("inputs", nargs="+", type=Path, help="pictures and folders of pictures")
-    parser.add_argument("--config-file", required=True, help="a path, or the name of ours")
-    parser.add_argument("--weights", required=True, help="its checkpoint")
+    parser.add_argument("inputs", nargs="+", type=Path, help="images and folders of images")
+    parser.add_argument("--config-file", required=True, help="a path, or the name of one of ours")
+    parser.add_argument("--weights", required=True, help="the config's checkpoint")
     parser.add_argument("--pictures", type=int, default=4, help="how many (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")

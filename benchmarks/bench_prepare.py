@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does preparing scale? J-HMDB and VOC-Part at full size, of generated files.
+"""Does dataset preparation scale? J-HMDB and VOC-Part at full size, with generated files.
 
     python benchmarks/bench_prepare.py [--scale 0.1] [--folder FOLDER]
 
@@ -174,7 +174,7 @@ DATASETS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full size")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full size")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary one)")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=args.folder, prefix="bench_prepare_"))

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="(default: %(default)s)")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(480, 640), help="of a picture (default: %(default)s)"
+        "--size", type=int, nargs=2, default=(480, 640), help="height, width (default: %(default)s)"
     )
     parser.add_argument("serve", nargs="*", help="options of `bodyparts serve`, after --")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The project against its alternatives: every row a ratio of two things measured in one run.
+"""The project against alternatives: every row is a ratio of two things measured in one run.
 
     python benchmarks/run.py [--only NAME ...] [--json FILE] [--plots FOLDER] [--quick]
 
@@ -33,10 +33,10 @@ GROUPS = ("heads", "targets", "mapper", "decoding", "pasting", "whole_model", "g
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="NAME",
-                        help=f"of {', '.join(GROUPS)}")  # fmt: skip
+                        help=f"some of {', '.join(GROUPS)}")  # fmt: skip
     parser.add_argument("--json", type=Path, help="where to write the rows")
-    parser.add_argument("--plots", type=Path, help="a folder for the plots of growth")
-    parser.add_argument("--quick", action="store_true", help="only see that everything runs")
+    parser.add_argument("--plots", type=Path, help="folder for the scaling plots")
+    parser.add_argument("--quick", action="store_true", help="small: only check that all runs")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU (default: 1)")
     args = parser.parse_args(argv)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How well parts derived from silhouette and skeleton agree with true parts.
+"""How well parts derived from body masks and keypoints agree with ground-truth parts.
 
     python datasets/measure_derived_parts.py --root $DETECTRON2_DATASETS/voc_part
     python datasets/measure_derived_parts.py --records synthetic_val.bodyparts-7.json
@@ -241,7 +241,7 @@ def main() -> None:
         "--records",
         type=Path,
         nargs="+",
-        help="files of records with parts and joints, instead of VOC-Part",
+        help="annotation files with parts and keypoints, instead of VOC-Part",
     )
     args = parser.parse_args()
     try:

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Sides and joints for parts without sides, from MoveNet (Google, Apache-2.0) as a teacher.
+"""Add sides and keypoints to parts without sides, from MoveNet (Google, Apache-2.0) as a teacher.
 
     python datasets/prepare_sides.py --teacher movenet-thunder/model.json
 
-reads pascal_person_part_train, which prepare_pascal_person_part.py makes, or the split of another
-dataset that is named, and writes pascal_person_part_train_sides. What the teacher says is used only
-inside the masks: right and left of a limb of which the union is there become "derived" channels, by
-which side's bones are nearer, and joints are kept where they lie on the person's body. The unions
-stay as they are. The teacher sees the picture and its mirror image; joints on which it disagrees
-with itself are left out.
+reads pascal_person_part_train, which prepare_pascal_person_part.py writes, or the given split of
+another dataset, and writes pascal_person_part_train_sides. The teacher is used only inside the
+masks: a labelled union of a right and a left limb is divided into two "derived" channels, by which
+side's bones are nearer, and keypoints are kept where they lie on the person's body. The teacher
+sees the image and its mirror image; keypoints on which the two disagree are left out.
 """
 
 from __future__ import annotations
@@ -138,7 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", default=DATASET, help="(default: %(default)s)")
     parser.add_argument("--split", default="train", help="(default: %(default)s)")
-    parser.add_argument("--root", type=Path, help="the dataset's folder, if it is another")
+    parser.add_argument("--root", type=Path, help="the dataset's folder, if not the usual one")
     parser.add_argument(
         "--schema",
         choices=(BODYPARTS_7.name, BODYPARTS_11.name),

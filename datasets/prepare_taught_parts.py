@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Parts for pictures that have none, from a model of this plugin and BodyPix as teachers.
+"""Pseudo-label parts of images that have none; teachers: a model of this plugin and BodyPix.
 
     python datasets/prepare_taught_parts.py --dataset lspet --bodypix model-stride16.json
 
-reads lspet_train_derived, joints and strips along the bones, or clothing_co_parsing_train, people
-with a body, and writes lspet_train_taught or clothing_co_parsing_train_taught. What was labelled
-goes before what is taught; what the teachers are not sure of is ignored. Needs Detectron2.
+reads lspet_train_derived (keypoints and strips along the bones) or clothing_co_parsing_train (body
+masks), and writes lspet_train_taught or clothing_co_parsing_train_taught. Labels take precedence
+over the teachers; pixels of which the teachers are not sure are ignored. Needs Detectron2.
 """
 
 from __future__ import annotations
@@ -117,18 +117,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, choices=SPLITS)
-    parser.add_argument("--schema", choices=(BODYPARTS_11.name,), help="there is but one")
+    parser.add_argument("--schema", choices=(BODYPARTS_11.name,), help="the only one")
     parser.add_argument("--bodypix", required=True, help="BodyPix's model-stride16.json")
-    parser.add_argument("--root", type=Path, help="the dataset's folder, if it is another")
+    parser.add_argument("--root", type=Path, help="the dataset's folder, if not the usual one")
     parser.add_argument(
-        "--config-file", default="bodyparts_rcnn_mobilenet_v1_075_FPN.yaml", help="of the model"
+        "--config-file", default="bodyparts_rcnn_mobilenet_v1_075_FPN.yaml", help="of our teacher"
     )
     parser.add_argument(
         "--weights",
         default=str(default_model()),
-        help="of the model (default: those that come with the package)",
+        help="of our teacher (default: the shipped model)",
     )
-    parser.add_argument("--device", default="cpu", help="of the model (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of our teacher (default: %(default)s)")
     args = parser.parse_args()
     root = args.root or datasets_root() / args.dataset
     cfg = load_config(args.config_file, args.weights, ["MODEL.DEVICE", args.device])

@@ -1,4 +1,4 @@
-"""The ``bodyparts`` command. Detectron2, and what needs it, is imported when it is called for."""
+"""The ``bodyparts`` command. Detectron2 is imported only by the subcommands that need it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .commands.common import PIPE_CLOSED, CommandError
 from .records import RecordError
 
 COMMANDS = {
-    "predict": "find people on pictures, videos or a webcam, and draw them",
-    "serve": "a web page and an HTTP server that find people",
-    "annotate": "label pictures with a model, as records to train on",
-    "export": "write a trained model to one file that runs without Detectron2",
-    "doctor": "look at the installation, and say what to do about each fault",
-    "inspect": "draw the annotations of a dataset in pages",
-    "stats": "count what is known in a dataset, and how large it is",
-    "evaluate": "print the metrics of predictions; needs no Detectron2",
-    "report": "write a page of the metrics of predictions, with curves and pictures",
+    "predict": "detect people in images, videos or a webcam stream, and draw them",
+    "serve": "run a web page and an HTTP server that detect people",
+    "annotate": "pseudo-label images with a model, as annotations to train on",
+    "export": "export a trained model to one ONNX file that runs without Detectron2",
+    "doctor": "check the installation, and say how to fix each fault",
+    "inspect": "draw a dataset's annotations, many images per page",
+    "stats": "count what is known in a dataset, and how large people are",
+    "evaluate": "compute the metrics of predictions, without Detectron2",
+    "report": "write a page with the metrics of predictions, curves and images",
 }
 
 

@@ -15,39 +15,39 @@ def add_bodyparts_config(cfg: CN) -> None:
     _C = cfg
 
     _C.MODEL.BODYPARTS = CN()
-    # Names of the channels and joints of the model: see detectron2_bodyparts.schema.
+    # Names of the model's channels and keypoints: see detectron2_bodyparts.schema.
     _C.MODEL.BODYPARTS.PART_SCHEMA = "bodyparts-7"
     _C.MODEL.BODYPARTS.KEYPOINT_SCHEMA = "coco-17"
-    # An anchor or proposal that would be a negative is left out if this share of its area lies in
-    # a crowd, or in a picture that is not exhaustively labelled.
+    # An anchor or proposal that would be a negative is ignored if this fraction of its area lies in
+    # an ignore region, or in an image that is not exhaustively labelled.
     _C.MODEL.BODYPARTS.IGNORE_IOA = 0.5
-    # Regions of one picture that reach the mask and joint heads in training; 0 = no bound. The
-    # memory of these heads is proportional to it.
+    # Maximum number of regions per image for the mask and keypoint heads in training; 0 = no limit.
+    # The memory of these heads is proportional to it.
     _C.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE = 64
-    # The mask and joint heads look at the box enlarged on every side by this share of its own side:
-    # a found box may cut off a foot.
+    # The mask and keypoint heads see the box enlarged on each side by this fraction of its width or
+    # height: a predicted box may cut off a foot.
     _C.MODEL.BODYPARTS.REGION_MARGIN = 0.0
 
-    # Weight of the loss of a part segmentation of the whole picture, from which the regions' masks
-    # start; 0 = there is none.
+    # Loss weight of a part segmentation of the whole image, on which the regions' masks build; 0 =
+    # no such segmentation.
     _C.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 0.0
 
-    # Out of training the part segmentation is the mean of several looks: at the picture, and at its
-    # mirror image at each of these shares of its size. Of the plugin's two backbones.
+    # At inference the part segmentation is averaged over the image and its mirror image at each of
+    # these scales. Only with the plugin's own two backbones.
     _C.MODEL.FPN.MIRRORED_LOOKS = ()
 
-    # Out of training all RoI heads look at the first of MODEL.FPN.MIRRORED_LOOKS, too.
+    # At inference all RoI heads also look at the first of MODEL.FPN.MIRRORED_LOOKS.
     _C.MODEL.ROI_HEADS.MIRRORED = False
 
-    # Scores are multiplied by the mean probability of parts over the silhouette, to this power; 0
-    # leaves them as they are. For schemas whose parts cover the body.
+    # Scores are multiplied by the mean probability of any part over the body mask, to this power; 0
+    # leaves them unchanged. For schemas whose parts cover the body.
     _C.MODEL.ROI_HEADS.PART_SCORE_POWER = 0.0
 
-    # What is left of the score of somebody whose silhouette lies altogether in that of somebody
-    # surer, who probably is a part of them; 1 = all of it.
+    # Factor on the score of a person whose body mask lies entirely inside that of a more confident
+    # one, probably as a part of them; 1 leaves it unchanged.
     _C.MODEL.ROI_HEADS.SECOND_FIND_SCORE = 1.0
 
-    # Basic blocks in each stage of build_small_resnet_fpn_backbone.
+    # Basic blocks per stage of build_small_resnet_fpn_backbone.
     _C.MODEL.RESNETS.BLOCKS_PER_STAGE = (1, 1, 1, 1)
 
     # The decoder of BodyPartsMaskHead: "efficient", or "original" (MaskRCNN_body, 2017).
@@ -55,57 +55,57 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Feature maps of the mask head, finest first; () = those of ROI_HEADS.
     _C.MODEL.ROI_MASK_HEAD.IN_FEATURES = ()
     _C.MODEL.ROI_MASK_HEAD.LOSS_WEIGHT = 1.0
-    # Weight of channels that a reader derived rather than read.
+    # Loss weight of channels that were derived rather than labelled.
     _C.MODEL.ROI_MASK_HEAD.DERIVED_LOSS_WEIGHT = 0.5
-    # Weight of the Dice loss beside the cross-entropy of the masks.
+    # Weight of the masks' Dice loss, added to the cross-entropy.
     _C.MODEL.ROI_MASK_HEAD.DICE_LOSS_WEIGHT = 0.0
 
-    # With a part segmentation, the mask head adds to it. Out of training this share of what it adds
-    # to the parts counts; of what it adds to the body, which says whose they are, all does.
+    # With a part segmentation, the mask head's logits are added to it. At inference those of the
+    # parts are scaled by this factor; those of the body, which says whose the parts are, are not.
     _C.MODEL.ROI_MASK_HEAD.PART_RESIDUAL = 1.0
 
-    # The joint head works on the mask head's trunk instead of regions of its own.
+    # The keypoint head uses the mask head's trunk instead of pooling regions of its own.
     _C.MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES = False
     _C.MODEL.ROI_KEYPOINT_HEAD.NORM = ""
 
-    # Width of build_mobilenet_v1_fpn_backbone, as a share of MobileNetV1's.
+    # Width multiplier of MobileNetV1 in build_mobilenet_v1_fpn_backbone.
     _C.MODEL.MOBILENET = CN()
     _C.MODEL.MOBILENET.WIDTH = 0.75
 
-    # People under this score are not painted into the label map whose mIoU is measured: 0.3 in the
-    # published code for CIHP, 0.05 for MHP v2.
+    # Minimum score of people painted into the label map for mIoU: 0.3 in the published code for
+    # CIHP, 0.05 for MHP v2.
     _C.TEST.PAINT_THRESHOLD = 0.3
 
-    # "SGD", Detectron2's own, or "ADAMW", which learns faster from nothing.
+    # "SGD", Detectron2's own, or "ADAMW", which learns faster from scratch.
     _C.SOLVER.OPTIMIZER = "SGD"
-    # Learning rate of the backbone's bottom-up network, as a share of the others'; ADAMW's only.
+    # Learning rate of the backbone's bottom-up network relative to the rest; ADAMW only.
     _C.SOLVER.BACKBONE_MULTIPLIER = 1.0
-    # Weights whose names begin with one of these are not trained, as ("backbone.",); the running
-    # means of its batch norms still move.
+    # Weights whose names begin with one of these are frozen, e.g. ("backbone.",); the running
+    # statistics of its batch norms are still updated.
     _C.SOLVER.FROZEN = ()
 
-    # Largest relative change of brightness, contrast and saturation in training.
+    # Maximum relative change of brightness, contrast and saturation in training.
     _C.INPUT.COLOR_JITTER = 0.0
 
-    # In place of INPUT.MIN_SIZE_TRAIN, large scale jitter (Ghiasi et al., 2021): pictures are
-    # resized to a longer side of SCALE_RANGE times so many pixels, and what is more than a square
-    # of this side is cut off. 0 = whole pictures.
+    # Large scale jitter (Ghiasi et al., 2021) in place of INPUT.MIN_SIZE_TRAIN: images are resized
+    # to a longer side of SCALE_RANGE times this many pixels, then cropped to a square of this side.
+    # 0 = whole images.
     _C.INPUT.PIECE_SIDE = 0
     _C.INPUT.SCALE_RANGE = (0.7, 1.7)
     # Probability that a training image is rotated, and the largest angle to either side in degrees.
     # Boxes become those of the rotated masks; where the body is unknown, of the rotated boxes,
     # which are too large.
     _C.INPUT.ROTATION = (0.0, 0.0)
-    # Probability that a training picture gets people of an earlier one: `data.copy_paste`.
+    # Probability of pasting people of an earlier image into a training image: `data.copy_paste`.
     _C.INPUT.COPY_PASTE = 0.0
 
     # How a mixture is sampled, with DATALOADER.SAMPLER_TRAIN "WeightedTrainingSampler": pairs of
-    # dataset name and how often each of its pictures comes in an epoch, 1 where not named.
+    # dataset name and how often each of its images occurs per epoch, 1 where not named.
     # Detectron2 reads this key but does not define it.
     if "TRAIN_REPEAT_FACTOR" not in _C.DATASETS:
         _C.DATASETS.TRAIN_REPEAT_FACTOR = []
-    # Pairs of dataset name and weight of its part masks and joints in the losses, 1 where not
-    # named: for datasets that are labelled with less care.
+    # Pairs of dataset name and loss weight of its part masks and keypoints, 1 where not named: for
+    # datasets that are labelled with less care.
     _C.DATASETS.TRAIN_LOSS_WEIGHTS = []
 
 

@@ -1,14 +1,14 @@
-"""Label pictures with a model: records to train on.
+"""Pseudo-label images with a model, as annotations to train on.
 
-People of --threshold and more get the model's body, parts and joints; their masks are "derived",
-not "known", so that DERIVED_LOSS_WEIGHT weighs them. People below it, down to --ignore-threshold,
-become regions to ignore. Where nobody is found, training takes it that nobody is.
+People scoring at least --threshold get the model's body, parts and keypoints; their masks are
+"derived", not "known", so that DERIVED_LOSS_WEIGHT weights them. People below it, down to
+--ignore-threshold, become ignore regions. Everything else counts as background in training.
 
-With --no-exhaustive it does not: nothing counts as a negative. Such records are to be mixed with
-others, for who trains on them alone learns that everything is a person.
+With --no-exhaustive it does not: nothing counts as a negative. Mix such files with others: a model
+trained on them alone learns that everything is a person.
 
-A run that was stopped goes on where it was when the same command is given again. Exit code: 1 where
-a picture could not be read, 130 after Ctrl-C.
+An interrupted run resumes when the same command is given again. Exit code: 1 if an image could not
+be read, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ IGNORE_THRESHOLD = 0.2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    parser.add_argument("inputs", nargs="+", type=Path, help="pictures and folders of pictures")
+    parser.add_argument("inputs", nargs="+", type=Path, help="images and folders of images")
     add_model_arguments(parser)
     parser.set_defaults(threshold=THRESHOLD)
-    parser.add_argument("--output", required=True, type=Path, help="the file of records to write")
+    parser.add_argument("--output", required=True, type=Path, help="the annotation file to write")
     parser.add_argument(
         "--ignore-threshold",
         type=float,
         default=IGNORE_THRESHOLD,
-        help="least score of a person to ignore (default: %(default)s)",
+        help="minimum score of a person to become an ignore region (default: %(default)s)",
     )
     parser.add_argument(
         "--joint-threshold",
         type=float,
         default=JOINT_THRESHOLD,
-        help="joints of a lower score are left unlabelled (default: %(default)s)",
+        help="keypoints with a lower score stay unlabelled (default: %(default)s)",
     )
     parser.add_argument(
         "--exhaustive",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="where nobody is found, nobody is (default: yes)",
+        help="where nobody is found counts as background (default: yes)",
     )
 
 

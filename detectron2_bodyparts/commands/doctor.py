@@ -1,7 +1,7 @@
-"""Look at the installation, and say what to do about each fault, the first one first.
+"""Check the installation, and say how to fix each fault. Start with the first one.
 
-A line for each check: ok, missing (what you may do without) or fault. Exit code 1 if there is a
-fault. With --json, for bug reports.
+One line per check: ok, missing (but optional) or fault. Exit code 1 if there is a fault. --json is
+for bug reports.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Print the metrics of predictions: what the Detectron2 evaluator gives, but for the original
-system's precision, which needs probabilities that predictions.json does not hold.
+"""Compute the metrics of predictions: those of the Detectron2 evaluator, except the original
+system's precision, which needs probabilities that predictions.json does not contain.
 
---format records: --annotations is a file of records, --predictions the predictions.json that the
-evaluator wrote for it. Joints that are zero in all predictions are taken for joints that the model
-does not know.
+--format records: --annotations is an annotation file, --predictions the predictions.json that the
+evaluator wrote for it. Keypoints that are zero in all predictions are taken for keypoints that the
+model does not have.
 
-The others are folders of label maps, and only the parsing metrics are given:
+The other formats are folders of label maps, for which only the parsing metrics are computed:
 
 cihp, ppp  both have Category_ids/<image>.png (classes: CIHP's 19, or PASCAL-Person-Part's 6) and
-           Human_ids/<image>.png (people, 0 = nobody); --predictions has Human_ids/<image>.txt, of
-           whose line n the last number is the score of person n.
-mhp        --annotations has parsing_annos/<image>_<count>_<number>.png, as MHP v2 comes;
+           Human_ids/<image>.png (people, 0 = nobody); --predictions also has
+           Human_ids/<image>.txt, where the last number of line n is the score of person n.
+mhp        --annotations has parsing_annos/<image>_<count>_<number>.png, as MHP v2 is distributed;
            --predictions has global_seg/<image>.png (classes), global_tag/<image>.png (people) and
            results.txt with lines of image, person, score, person, score ...
 
-A picture that has no prediction counts as one in which nobody was found.
+An image without predictions counts as one in which nobody was found.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
     add_evaluation_arguments(
         parser,
-        "a JSON file of records, or a folder of label maps",
+        "an annotation file, or a folder of label maps",
         "the evaluator's predictions.json, or a folder of label maps",
     )
     parser.add_argument(
         "--format",
         choices=("records", "cihp", "mhp", "ppp"),
         default="records",
-        help="what the two are (default: %(default)s)",
+        help="format of both (default: %(default)s)",
     )
     parser.add_argument(
         "--paint-threshold",
         type=float,
-        help="least score of the people painted for mIoU (default: 0.3; of mhp 0.05)",
+        help="minimum score of people painted for mIoU (default: 0.3; mhp: 0.05)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the metrics to this file")
 
 
 def run(args: argparse.Namespace) -> int:

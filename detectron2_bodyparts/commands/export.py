@@ -1,4 +1,4 @@
-"""Write a trained model to one ONNX file, which runs without torch and Detectron2.
+"""Export a trained model to one ONNX file that runs without torch and Detectron2.
 
     bodyparts export bodyparts.onnx --weights model_final.pth \\
         --config-file configs/bodyparts_rcnn_R_50_FPN_3x.yaml
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
     parser.add_argument("output", type=Path, help="the file to write")
     parser.add_argument(
-        "--config-file", required=True, help="a path, or the name of one of our configs"
+        "--config-file", required=True, help="a path, or the name of one of the plugin's configs"
     )
     parser.add_argument("--weights", help="a checkpoint (default: the config's MODEL.WEIGHTS)")
     parser.add_argument("--opts", nargs="*", default=[], help="config keys and values")

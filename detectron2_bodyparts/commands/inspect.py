@@ -1,4 +1,4 @@
-"""Draw the annotations of a dataset, many pictures a page."""
+"""Draw a dataset's annotations, many images per page."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ LEGEND_HEIGHT = 400  # pixels at least, or it could not be read
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    parser.add_argument("dataset", help="a registered dataset, or a JSON file of records")
+    parser.add_argument("dataset", help="a registered dataset, or an annotation file")
     parser.add_argument(
-        "--image-root", help="where a JSON file's pictures are (default: beside it)"
+        "--image-root", help="folder of an annotation file's images (default: beside it)"
     )
     parser.add_argument("--output", default="output/inspect", help="folder (default: %(default)s)")
     parser.add_argument(
-        "--num", type=positive_int, default=96, help="pictures (default: %(default)s)"
+        "--num", type=positive_int, default=96, help="number of images (default: %(default)s)"
     )
-    parser.add_argument("--shuffle", action="store_true", help="draw any, not the first")
-    parser.add_argument("--seed", type=int, default=0, help="of --shuffle (default: %(default)s)")
+    parser.add_argument("--shuffle", action="store_true", help="draw random images, not the first")
+    parser.add_argument("--seed", type=int, default=0, help="for --shuffle (default: %(default)s)")
     parser.add_argument(
-        "--only", metavar="CHANNEL", help="only people of whom this channel is known"
+        "--only", metavar="CHANNEL", help="only people for whom this channel is known"
     )
-    parser.add_argument("--empty", action="store_true", help="draw pictures without people, too")
+    parser.add_argument("--empty", action="store_true", help="also draw images without people")
     for name, number in (("rows", 4), ("columns", 6)):
-        words = f"{name} a page (default: {number})"
+        words = f"{name} per page (default: {number})"
         parser.add_argument(f"--{name}", type=positive_int, default=number, help=words)
     parser.add_argument(
         "--cell",
         type=cell_size,
         default="320x240",
         metavar="WIDTHxHEIGHT",
-        help="pixels for one picture (default: %(default)s)",
+        help="pixels per image (default: %(default)s)",
     )
 
 

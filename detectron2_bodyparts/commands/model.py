@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `load_predictor`."""
     parser.add_argument(
-        "--model", help="a file that `bodyparts export` wrote (default: the one that comes with us)"
+        "--model", help="a file written by `bodyparts export` (default: the shipped model)"
     )
     parser.add_argument(
         "--config-file",
-        help="run this config with Detectron2 instead: a path, or the name of one of ours",
+        help="run this config with Detectron2 instead: a path, or the name of one of the plugin's",
     )
-    parser.add_argument("--weights", help="its checkpoint (default: its MODEL.WEIGHTS)")
-    parser.add_argument("--opts", nargs="*", default=[], help="its keys and values")
+    parser.add_argument("--weights", help="the config's checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument("--opts", nargs="*", default=[], help="config keys and values")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="least score (default: %(default)s)"
+        "--threshold", type=float, default=0.5, help="minimum score (default: %(default)s)"
     )
 
 

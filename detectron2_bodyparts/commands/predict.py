@@ -1,19 +1,20 @@
-"""Find people on pictures, videos or a webcam: drawings, videos and JSON.
+"""Detect people in images, videos or a webcam stream, and write drawings, videos and JSON.
 
-Inputs are pictures, folders (their pictures, in natural order), videos (by their ending) and
-cameras (their number, or `webcam` for camera 0), as many as you like. In a folder, --output, each
-gets a drawing under its own name, .jpg or .mp4 (H.264, without sound), and with --json a .json;
-the second input of a name is called name_2. What is already in there is replaced, but for inputs.
+Inputs are any number of images, folders (their images, in natural order), videos (recognized by
+file extension) and cameras (by number, or `webcam` for camera 0). Each gets a drawing under its own
+name in the folder --output, .jpg or .mp4 (H.264, without sound), and with --json a .json; a second
+input of the same name becomes name_2. Existing files are overwritten, except inputs.
 
-In videos a person keeps a number, drawn as #1. It is given when somebody is seen for the second
-time, and lost after a second out of sight. A camera is read until Ctrl-C, which leaves valid files.
+In videos a person keeps a track ID, drawn as #1. It is assigned when somebody is seen for the
+second time, and lost after a second out of sight. A camera is read until Ctrl-C, which leaves valid
+files.
 
-With --dataset, people are found on the pictures of a file of records instead, and what is written
-is predictions.json, for `bodyparts evaluate` and `bodyparts report`, which take the same records.
-It has everybody whom the model gives, whatever the --threshold, as metrics look at unsure people,
-too. To make records of what is found: `bodyparts annotate`.
+With --dataset, the model runs on the images of an annotation file instead, and writes
+predictions.json for `bodyparts evaluate` and `bodyparts report`, which take the same annotation
+file. It contains all of the model's detections, whatever the --threshold, since metrics also use
+low scores. To write annotations instead: `bodyparts annotate`.
 
-Exit code: 1 where an input could not be read, 130 after Ctrl-C.
+Exit code: 1 if an input could not be read, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ TOLERANCE = 1.0  # seconds by which a whole video may end before it says
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    parser.add_argument("inputs", nargs="*", help="pictures, folders, videos, cameras' numbers")
-    parser.add_argument("--dataset", metavar="FILE", help="the pictures of a file of records")
+    parser.add_argument("inputs", nargs="*", help="images, folders, videos, camera numbers")
+    parser.add_argument("--dataset", metavar="FILE", help="use the images of this annotation file")
     parser.add_argument(
-        "--images", metavar="FOLDER", help="where --dataset's pictures are (default: beside FILE)"
+        "--images", metavar="FOLDER", help="folder of --dataset's images (default: beside FILE)"
     )
     add_model_arguments(parser)
     parser.add_argument(
@@ -66,18 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", action=flag, default=True, help="paint the parts")
     parser.add_argument("--skeleton", action=flag, default=True, help="draw the skeleton")
     parser.add_argument("--boxes", action=flag, default=False, help="draw boxes and scores")
-    parser.add_argument("--json", action="store_true", help="write a JSON file of each input")
+    parser.add_argument("--json", action="store_true", help="write a JSON file for each input")
     parser.add_argument(
-        "--page", action="store_true", help="write a page of the first drawings, too"
+        "--page", action="store_true", help="also write a page of the first drawings"
     )
     parser.add_argument(
         "--every",
         type=positive_int,
         default=1,
         metavar="N",
-        help="find people on every Nth frame of a video only; those between are drawn with the"
-        " last people found, and are not in the JSON; who moves by a body's width within N frames"
-        " loses their number",
+        help="run the model on every Nth frame of a video only; frames in between are drawn with"
+        " the last people found and are not in the JSON; whoever moves by a body's width within N"
+        " frames loses the track ID",
     )
     parser.add_argument(
         "--frames", type=positive_int, metavar="N", help="stop a video or camera after N frames"

@@ -1,4 +1,4 @@
-"""Write a page of the metrics, with curves and with pictures."""
+"""Write a page with metrics, curves and images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .common import add_evaluation_arguments, faults_in_one_line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    add_evaluation_arguments(parser, "a JSON file of records", "the evaluator's predictions.json")
+    add_evaluation_arguments(parser, "an annotation file", "the evaluator's predictions.json")
     parser.add_argument(
-        "--images", metavar="ROOT", help="where its pictures are (default: beside it)"
+        "--images", metavar="ROOT", help="folder of its images (default: beside it)"
     )
     parser.add_argument(
         "--output", default="output/report.html", help="the page's file (default: %(default)s)"
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=6,
         metavar="N",
-        help="draw the N worst pictures, the N best and N swapped pairs (default: %(default)s)",
+        help="draw the N worst images, the N best and N swapped pairs (default: %(default)s)",
     )
     parser.add_argument(
         "--paint-threshold",
         type=float,
         default=0.3,
-        help="least score of the people drawn, and painted for mIoU (default: %(default)s)",
+        help="minimum score of people drawn, and painted for mIoU (default: %(default)s)",
     )
 
 

@@ -1,7 +1,7 @@
-"""Serve a web page and an HTTP API that find people.
+"""Run a web page and an HTTP server that detect people.
 
-The page shows parts and skeletons on the browser's own camera or on a picture. It is for this
-machine alone, unless --host says otherwise; then who asks must know a token.
+The page shows parts and skeletons on the browser's own camera or on an image. The server is for
+this machine only, unless --host says otherwise; clients then need a token.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free (default: %(default)s)")
     parser.add_argument(
-        "--token", help="what who asks must know (default: none here, made up for other hosts)"
+        "--token", help="token that clients need (default: none for this machine, else generated)"
     )
     parser.add_argument(
-        "--max-megapixels", type=float, default=25, help="of a picture (default: %(default)s)"
+        "--max-megapixels", type=float, default=25, help="per image (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-megabytes", type=float, default=10, help="of its file (default: %(default)s)"
+        "--max-megabytes", type=float, default=10, help="per file (default: %(default)s)"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="pictures in work at once (default: %(default)s)"
+        "--threads", type=int, default=1, help="images processed at once (default: %(default)s)"
     )
 
 

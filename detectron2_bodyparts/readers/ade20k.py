@@ -571,38 +571,38 @@ def _pixels(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare ADE20K; datasets/README.md says how it must lie on disk.", DATASET, _CHANNELS
+        "Prepare ADE20K; see datasets/README.md for its layout on disk.", DATASET, _CHANNELS
     )
     parser.add_argument(
         "--split",
         nargs="+",
         choices=tuple(SPLITS),
         default=list(SPLITS),
-        help="train is ADE20K's training, val its validation (default: train val)",
+        help="train: ADE20K's training set, val: its validation set (default: train val)",
     )
     parser.add_argument(
         "--release",
         choices=RELEASES,
-        help="left out, it is told by what lies in the folder",
+        help="(default: detected from the folder's content)",
     )
     parser.add_argument(
         "--min-size",
         type=_pixels,
         default=Cleaning.min_size,
-        help="people whose box is shorter on both sides become regions to ignore; 0 keeps"
+        help="people whose box is shorter on both sides become ignore regions; 0 keeps"
         " everybody (default: %(default)s pixels)",
     )
     parser.add_argument(
         "--outline-band",
         type=_pixels,
         default=Cleaning.outline_band,
-        help="so many pixels on either side of an outline are ignored (default: %(default)s)",
+        help="pixels ignored on either side of an outline (default: %(default)s)",
     )
     parser.add_argument(
         "--derive-torso",
         action=argparse.BooleanOptionalAction,
         default=Cleaning.derive_torso,
-        help="where head, arms and legs are labelled, what they leave is torso (default: yes)",
+        help="where head, arms and legs are labelled, the rest is torso (default: yes)",
     )
     args = parser.parse_args(argv)
     cleaning = Cleaning(args.min_size, args.outline_band, args.derive_torso)

@@ -347,7 +347,7 @@ def prepare_chalearn(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare ChaLearn's pose recovery; datasets/README.md says how it must lie on disk.",
+        "Prepare ChaLearn's pose recovery; see datasets/README.md for its layout on disk.",
         DATASET,
         _CHANNELS,
     )
@@ -362,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--every",
         type=positive_int,
         default=EVERY,
-        help="take one labelled frame of so many (default: %(default)s)",
+        help="take one labelled frame in EVERY (default: %(default)s)",
     )
     parser.add_argument(
         "--val-sequences",
@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=int,
         default=VAL_SEQUENCES,
         metavar="XX",
-        help="numbers of the sequences for validation (default: %(default)s)",
+        help="numbers of the validation sequences (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     run_splits(prepare_chalearn, args, every=args.every, val_sequences=args.val_sequences)

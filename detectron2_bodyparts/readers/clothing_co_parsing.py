@@ -187,7 +187,7 @@ def prepare_clothing_co_parsing(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the pictures in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare Clothing Co-Parsing; datasets/README.md says how it must lie on disk.",
+        "Prepare Clothing Co-Parsing; see datasets/README.md for its layout on disk.",
         DATASET,
         ("bodyparts-7", "bodyparts-11", "pascal-person-part"),
     )

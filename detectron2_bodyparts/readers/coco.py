@@ -397,7 +397,7 @@ def prepare_coco(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare COCO 2017's people; datasets/README.md says how it must lie on disk.",
+        "Prepare COCO 2017's people; see datasets/README.md for its layout on disk.",
         DATASET,
         _SCHEMAS,
     )
@@ -410,15 +410,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--derive-parts",
         action="store_true",
-        help=f"derive parts from bodies and joints; the splits' names then end in {DERIVED}",
+        help=f"derive parts from masks and keypoints; the splits' names then end in {DERIVED}",
     )
     parser.add_argument(
-        "--people-only", action="store_true", help="leave out pictures without people"
+        "--people-only", action="store_true", help="leave out images without people"
     )
     parser.add_argument(
         "--check-pictures",
         action="store_true",
-        help="read every picture as a whole, to leave out damaged ones",
+        help="read every image in full, to leave out corrupt ones",
     )
     args = parser.parse_args(argv)
     run_splits(

@@ -374,7 +374,7 @@ def prepare_jhmdb(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare J-HMDB; datasets/README.md says how it must lie on disk.", DATASET, _CHANNELS
+        "Prepare J-HMDB; see datasets/README.md for its layout on disk.", DATASET, _CHANNELS
     )
     parser.add_argument(
         "--split",
@@ -387,13 +387,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--every",
         type=positive_int,
         default=1,
-        help="take one frame of so many (default: %(default)s)",
+        help="take one frame in EVERY (default: %(default)s)",
     )
     parser.add_argument(
         "--clips",
         type=Path,
         metavar="FILE",
-        help="take only the clips named in FILE, one a line, e.g. sub-JHMDB's; the records are"
+        help="take only the clips named in FILE, one per line, e.g. sub-JHMDB's; the output is"
         f" then called {SUB_DATASET}_...",
     )
     add_joint_arguments(parser)

@@ -28,11 +28,11 @@ def add_joint_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift-joints",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="1-based joints to pixel indices (default: yes)",
+        help="shift 1-based keypoints to pixel indices (default: yes)",
     )
     parser.add_argument(
         "--drop-outside-joints",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="joints outside the picture are not labelled (default: yes)",
+        help="keypoints outside the image count as unlabelled (default: yes)",
     )

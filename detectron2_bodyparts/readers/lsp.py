@@ -238,7 +238,7 @@ def prepare_lsp(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare Leeds Sports Pose Extended; datasets/README.md says how it must lie on disk.",
+        "Prepare Leeds Sports Pose Extended; see datasets/README.md for its layout on disk.",
         EXTENDED,
         ("bodyparts-7", "bodyparts-11", "pascal-person-part"),
     )
@@ -246,14 +246,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--split",
         nargs="+",
         default=["train", "val"],
-        help="train and val, of Leeds Sports Pose train and test (default: train val)",
+        help="train, val; for Leeds Sports Pose train, test (default: train val)",
     )
     add_joint_arguments(parser)
     parser.add_argument(
         "--drop-implausible",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help=f"leave out people with a bone over {MAX_BONE} of their median bone (default: yes)",
+        help=f"leave out people with a bone over {MAX_BONE} median bones long (default: yes)",
     )
     parser.add_argument(
         "--derive-parts",

@@ -335,7 +335,7 @@ def prepare_pascal_person_part(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare PASCAL-Person-Part; datasets/README.md says how it must lie on disk.",
+        "Prepare PASCAL-Person-Part; see datasets/README.md for its layout on disk.",
         DATASET,
         _CHANNELS,
     )

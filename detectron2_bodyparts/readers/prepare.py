@@ -379,7 +379,7 @@ def argument_parser(
     parser.add_argument(
         "--limit",
         type=positive_int,
-        help="take only the first of a split; the file then holds no more than these",
+        help="take only the first LIMIT of a split; the file then contains only these",
     )
     return parser
 

@@ -126,15 +126,15 @@ def _picture_seed(split: str, number: int, seed: int) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: draw both splits, write their records, print a summary of each."""
     parser = argument_parser(
-        "Draw synthetic people and write their records.",
+        "Render synthetic people and write their annotations.",
         "synthetic",
         (BODYPARTS_7.name, BODYPARTS_11.name, PASCAL_PERSON_PART.name),
     )
     parser.add_argument(
         "--split", nargs="+", choices=_SPLITS, default=_SPLITS, help="(default: train val)"
     )
-    parser.add_argument("--train", type=positive_int, default=600, help="pictures (default: 600)")
-    parser.add_argument("--val", type=positive_int, default=100, help="pictures (default: 100)")
+    parser.add_argument("--train", type=positive_int, default=600, help="images (default: 600)")
+    parser.add_argument("--val", type=positive_int, default=100, help="images (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     args = parser.parse_args(argv)
     run_all(

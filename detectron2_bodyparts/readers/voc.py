@@ -168,7 +168,7 @@ def prepare_voc(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare PASCAL VOC's boxes; datasets/README.md says how it must lie on disk.",
+        "Prepare PASCAL VOC's boxes; see datasets/README.md for its layout on disk.",
         DATASET,
         _SCHEMAS,
     )
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=Path,
         default=[],
         metavar="LIST",
-        help="files of image ids not to take, as PASCAL-Person-Part's train.txt and test.txt;"
+        help="lists of image ids to leave out, e.g. PASCAL-Person-Part's train.txt and test.txt;"
         f" the splits' names then end in {REST}",
     )
     args = parser.parse_args(argv)

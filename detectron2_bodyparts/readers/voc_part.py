@@ -255,7 +255,7 @@ def prepare_voc_part(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: prepare the splits in the schemas, print a summary of each."""
     parser = argument_parser(
-        "Prepare PASCAL VOC 2010 Part; datasets/README.md says how it must lie on disk.",
+        "Prepare PASCAL VOC 2010 Part; see datasets/README.md for its layout on disk.",
         DATASET,
         _CHANNELS,
     )
@@ -263,6 +263,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--split",
         nargs="+",
         default=["train", "val"],
-        help="train, val, trainval, or all annotated pictures (default: train val)",
+        help="train, val, trainval, or all annotated images (default: train val)",
     )
     run_splits(prepare_voc_part, parser.parse_args(argv))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train or evaluate a body part model. Takes what Detectron2's train_net.py takes.
+"""Train or evaluate a body part model. Takes the same arguments as Detectron2's train_net.py.
 
     python train_net.py --config-file configs/bodyparts_rcnn_R_50_FPN_1x.yaml --num-gpus 8
     python train_net.py --config-file ... --eval-only MODEL.WEIGHTS model_final.pth
@@ -32,7 +32,7 @@ def setup(args):
 
 
 def main(args):
-    """What one process does."""
+    """Train or evaluate in one process."""
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
@@ -54,13 +54,13 @@ def main(args):
 
 
 def leave_group():
-    """Leave the group of processes, if there is one: who ends within it may abort, on a CPU."""
+    """Leave the process group, if any: on a CPU, a process that exits within it may abort."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def run(args):
-    """`main` as a process of its own."""
+    """`main`, then `leave_group`."""
     results = main(args)
     leave_group()
     return results
@@ -69,7 +69,7 @@ def run(args):
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
     if load_config(args.config_file, opts=args.opts).MODEL.DEVICE == "cpu":
-        # Where it sees a GPU, launch() takes NCCL, which cannot work on a CPU.
+        # If it sees a GPU, launch() uses NCCL, which does not work on a CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     launch(
         run,

@@ -1,7 +1,7 @@
-"""Body parts and skeletons of people, as a Detectron2 plugin.
+"""Body parts and keypoints of people, as a Detectron2 plugin.
 
-Importing this registers the heads and the datasets with Detectron2 where it is installed. Without
-it, everything that needs no network training works as well: records, readers, drawing, metrics.
+Importing this registers the heads and datasets with Detectron2, if it is installed. Without it,
+everything that does not need Detectron2 still works: records, readers, drawing, metrics.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
     "register_part_schema",
 ]
 
-# Looked for rather than tried: a broken Detectron2 must show its own error. The `bodyparts` command
-# does without until a subcommand needs it: importing it takes seconds, and `doctor` has to start
-# where it is broken.
+# Detectron2 is looked up, not imported in a try block: a broken one must raise its own error. The
+# `bodyparts` command imports it only in subcommands that need it: the import takes seconds, and
+# `doctor` must start even if it is broken.
 _IS_COMMAND = (
     Path((sys.argv or [""])[0]).name in ("bodyparts", "bodyparts.exe")
     or "detectron2_bodyparts.cli" in sys.orig_argv  # python -m

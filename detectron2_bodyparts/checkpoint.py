@@ -1,4 +1,4 @@
-"""Loading weights, with a report a person can act on."""
+"""Loading of weights, with a report of what is new or unused."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _MASK_HEAD = "roi_heads.mask_head."
 _KEYPOINT_HEAD = "roi_heads.keypoint_head."
 _SEGMENTATION = "roi_heads.part_segmentation."
 
-# In a file that `export_onnx` wrote: how weights' names begin, and end where they are halved.
+# In files written by `export_onnx`: prefix of the weights' names, and suffix of float16 ones.
 WEIGHTS, HALVED = "model.", ".float16"
 
 
 def read_onnx_weights(
     path: str | os.PathLike[str], model_weights: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The weights of a file that `export_onnx` wrote, under their names in the model, in float32.
+    """Read the weights of a file written by `export_onnx`, by their names in the model, as float32.
 
     Args:
         path: the file.
-        model_weights: the model's ``state_dict``, whose shapes the weights get.
+        model_weights: the model's ``state_dict``; the weights are reshaped to its shapes.
 
     Raises:
-        ValueError: the file is no ONNX file, or the model has batch norms, which the exporter folds
-            into the convolutions before them.
+        ValueError: the file is not an ONNX file, or the model has batch norms, which the exporter
+            folds into the preceding convolutions.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -62,10 +62,10 @@ def read_onnx_weights(
 
 
 def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Tensor]) -> bool:
-    """Reduce an 80-class COCO box predictor to its first class, person, where the model has one.
+    """Reduce an 80-class COCO box predictor to its first class, person, for a one-class model.
 
     Args:
-        weights: the checkpoint's, changed in place.
+        weights: the checkpoint's weights, modified in place.
         model_weights: the model's ``state_dict``.
 
     Returns:
@@ -82,14 +82,14 @@ def keep_person_class(weights: dict[str, Any], model_weights: dict[str, torch.Te
 
 
 def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], list[str]]:
-    """Part the weights that a checkpoint did not give into those expected to be new and others.
+    """Split the weights not loaded from a checkpoint into those expected to be new and others.
 
-    Expected are the part head and segmentation, the joint head where the checkpoint has none or
-    layers of other sizes, and everything behind the backbone where the checkpoint is a backbone
-    alone.
+    Expected are the part head and part segmentation, the keypoint head if the checkpoint has none
+    or one with layers of other shapes, and everything after the bottom-up network if the checkpoint
+    is a backbone only.
 
     Args:
-        missing: names of weights that were not loaded, for want of a value or of its shape.
+        missing: names of weights that were not loaded because they are absent or of another shape.
         checkpoint: names of all weights in the checkpoint.
 
     Returns:
@@ -110,10 +110,10 @@ def new_weights(missing: list[str], checkpoint: set[str]) -> tuple[list[str], li
 
 
 def missing_weights(incompatible: Any, model_weights: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the model's weights that a checkpoint did not have, or had in another shape.
+    """Names of the model's weights that a checkpoint lacks or has in another shape.
 
     Args:
-        incompatible: what fvcore's checkpointer says of it.
+        incompatible: the incompatible keys reported by fvcore's checkpointer.
         model_weights: the model's ``state_dict``.
     """
     shapes = [name for name, _, _ in incompatible.incorrect_shapes]
@@ -121,7 +121,7 @@ def missing_weights(incompatible: Any, model_weights: dict[str, torch.Tensor]) -
 
 
 class _Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer; reads ``bodyparts export``'s files, too."""
+    """Detectron2's checkpointer, which also reads files written by ``bodyparts export``."""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".onnx"):
@@ -130,9 +130,9 @@ class _Checkpointer(DetectionCheckpointer):
 
 
 class BodyPartsCheckpointer(_Checkpointer):
-    """Detectron2's checkpointer; says which weights are new, and whether that was to be expected.
+    """Detectron2's checkpointer, which also reports new weights as expected or unexpected.
 
-    A COCO checkpoint of 80 classes gives a person model its person class.
+    Of an 80-class COCO checkpoint, a one-class model gets the person class.
     """
 
     def _load_model(self, checkpoint: dict[str, Any]):
@@ -149,11 +149,11 @@ class BodyPartsCheckpointer(_Checkpointer):
 
 
 def load_report(total: int, missing: list[str], unused: list[str], checkpoint: set[str]) -> str:
-    """What was loaded, what is new as expected, what is new and should not be, what was not used.
+    """Report what was loaded, what is new as expected, what is new unexpectedly, what is unused.
 
     Args:
-        total: number of the model's weights.
-        missing: names of those that were not loaded.
+        total: number of weights in the model.
+        missing: names of those not loaded.
         unused: names in the checkpoint that the model does not have.
         checkpoint: all names in the checkpoint.
     """
@@ -171,24 +171,24 @@ def load_report(total: int, missing: list[str], unused: list[str], checkpoint: s
 
 
 class WholeCheckpointer(_Checkpointer):
-    """Loads trained models to use them: refuses a checkpoint without all of the model's weights.
+    """Checkpointer for inference: rejects a checkpoint that lacks any of the model's weights.
 
-    Training may start from part of them; a model that lacks some finds nobody, silently.
+    Training may start from an incomplete one; at inference such a model silently detects nobody.
     """
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """See `DetectionCheckpointer.load`.
 
         Raises:
-            ValueError: no path is given, the file is no checkpoint, or not all of the model's
-                weights are in it.
-            FileNotFoundError: there is no such file.
+            ValueError: the path is empty, the file is not a checkpoint, or it lacks some of the
+                model's weights.
+            FileNotFoundError: the file does not exist.
         """
         if not path:
             raise ValueError("MODEL.WEIGHTS is empty: expected the checkpoint of a trained model")
         try:
             return super().load(path, checkpointables)
-        except AssertionError as e:  # so fvcore says that there is no such file
+        except AssertionError as e:  # fvcore's way of reporting a missing file
             raise FileNotFoundError(f"no checkpoint {path}") from e
         except (EOFError, RuntimeError, pickle.UnpicklingError) as e:
             raise ValueError(f"{path}: torch cannot load it as a checkpoint") from e

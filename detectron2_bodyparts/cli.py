@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, words in COMMANDS.items():
         command = commands.add_parser(name, help=words, formatter_class=formatter)
-        if argv[:1] == [name]:  # only the one asked for, as each takes time to import
+        if argv[:1] == [name]:  # only the requested one, as each takes time to import
             module = importlib.import_module(f".commands.{name}", __package__)
             command.description = module.__doc__
             module.add_arguments(command)
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = args.run(args)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever reads has enough, as in `bodyparts stats ... | head`
-        # Or Python would complain when it flushes at its end.
+    except BrokenPipeError:  # the reader closed the pipe, as in `bodyparts stats ... | head`
+        # Otherwise Python would report an error when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (CommandError, RecordError) as e:

@@ -1,7 +1,7 @@
-"""People on a picture: parts in the schema's colours, outlines, skeletons.
+"""Draw people: parts in the schema's colours, outlines, skeletons.
 
-Pictures are BGR uint8 (H, W, 3); what is passed in is never modified. Smaller people are drawn in
-front of larger ones. The person's right side of the skeleton is drawn in orange, the left in cyan.
+Images are BGR uint8 (H, W, 3); inputs are not modified, except by `paint_state`. Smaller people are
+drawn in front of larger ones. The person's right side of the skeleton is orange, the left cyan.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .people import People
 from .records import decode_mask, mask_box
 from .schema import BODY, SIDES, KeypointSchema, PartSchema
 
-# Below this a joint is left out, as Detectron2's Visualizer does by default.
+# Keypoints below this score are not drawn; Detectron2's Visualizer has the same default.
 JOINT_THRESHOLD = 0.05
 
-# What a channel of a person can be: see `channel_states`.
+# The states of a person's channel: see `channel_states`.
 CHANNEL_STATES = ("known", "derived", "unsided", "empty", "unknown")
 
 _RIGHT_COLOR = (0, 130, 255)
@@ -32,20 +32,20 @@ _DARK = (30, 30, 30)
 _LIGHT = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_SCALE = 0.4
-_STRIPE_WIDTH = 4  # columns of a stripe where the side is unknown
-_HATCH_PERIOD = 8  # pixels from one stripe of an ignored region to the next
-_SQUARE_SIDES = (3, 9)  # least and most pixels of a square that shows a channel's state
+_STRIPE_WIDTH = 4  # columns per stripe where the side is unknown
+_HATCH_PERIOD = 8  # pixels between the stripes of an ignore region
+_SQUARE_SIDES = (3, 9)  # minimum and maximum side, in pixels, of the square for a channel's state
 _CAPTION_HEIGHT = 16
 _WARNING_COLOR = (40, 170, 250)
-_BODY_BIT, _IGNORE_BIT = 64, 128  # beside six bits of part index, as in `structures`
-_SUBPIXEL_BITS = 4  # of the fixed-point coordinates that OpenCV's line drawing takes
+_BODY_BIT, _IGNORE_BIT = 64, 128  # next to six bits of part index, as in `structures`
+_SUBPIXEL_BITS = 4  # fractional bits of the fixed-point coordinates for OpenCV's line drawing
 
-_LegendRow = tuple[str, Callable[[np.ndarray], None]]  # words, and what paints their swatch
+_LegendRow = tuple[str, Callable[[np.ndarray], None]]  # text, and a function painting its swatch
 
 
 @dataclass
 class _Figure:
-    """What both kinds of people come down to. Masks are crops whose first pixel is ``origin``."""
+    """A person to draw, predicted or annotated. Masks are crops that begin at ``origin``."""
 
     box: Sequence[float]  # XYXY
     origin: tuple[int, int]  # column, row
@@ -53,13 +53,13 @@ class _Figure:
     labels: np.ndarray | None  # (h, w) uint8, index into the palette
     ignored: np.ndarray | None  # (h, w) bool, hatched
     joints: np.ndarray  # (K, 2), continuous
-    visibility: np.ndarray  # (K,): 0 left out, 1 hollow, 2 filled
+    visibility: np.ndarray  # (K,): 0 not drawn, 1 hollow, 2 filled
     note: str = ""
     states: dict[str, str] = field(default_factory=dict)  # channel -> state, drawn above the box
 
     @property
     def area(self) -> float:
-        """Of the silhouette in pixels, else of the box."""
+        """The silhouette's area in pixels, or else the box's."""
         if self.silhouette is not None:
             return float(np.count_nonzero(self.silhouette))
         return self.box_area
@@ -85,22 +85,22 @@ def draw_people(
     alpha: float = 0.5,
     joint_threshold: float = JOINT_THRESHOLD,
 ) -> np.ndarray:
-    """Draw predictions, with their ids where they have any.
+    """Draw predictions, with their track IDs if there are any.
 
     Args:
-        image_bgr: (H, W, 3) uint8, the picture that ``people`` were found in.
-        people: what to draw; use `People.confident` first.
+        image_bgr: (H, W, 3) uint8, the image in which ``people`` were detected.
+        people: the people to draw; apply `People.confident` first.
         parts: paint the part masks.
-        skeleton: draw joints and bones.
+        skeleton: draw keypoints and bones.
         boxes: draw boxes and scores.
-        alpha: how much the parts cover the picture, 0..1.
-        joint_threshold: joints of a smaller score are left out.
+        alpha: opacity of the parts, 0..1.
+        joint_threshold: keypoints with a lower score are not drawn.
 
     Returns:
-        A new (H, W, 3) uint8 picture.
+        A new (H, W, 3) uint8 image.
 
     Raises:
-        ValueError: the picture is not (H, W, 3) uint8 of the size the people were found in.
+        ValueError: the image is not (H, W, 3) uint8, or not of the size of ``people.image_size``.
     """
     _check_image(image_bgr)
     if image_bgr.shape[:2] != people.image_size:
@@ -143,23 +143,23 @@ def draw_annotations(
     alpha: float = 0.5,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Draw the annotations of one picture, in the records' form.
+    """Draw the annotations of one image, in the format of the records.
 
-    Joints labelled as hidden (v = 1) are hollow, visible ones (v = 2) filled. Crowds and a person's
+    Occluded keypoints (v = 1) are hollow, visible ones (v = 2) filled. Crowds and a person's
     ignored pixels are hatched. Where only the union of two sided parts is known, it has stripes in
-    the colours of both. Above each person a strip has one square a channel, in the schema's order,
-    which shows its state as `paint_state` does.
+    both colours. A strip above each person has one square per channel, in the schema's order, which
+    shows the channel's state as `paint_state` does.
 
     Args:
-        image_bgr: (h, w, 3) uint8: the picture, or an enlarged or shrunk copy of it.
-        annotations: as in `Records.annotations`, masks of the picture's size.
+        image_bgr: (h, w, 3) uint8: the image, or a resized copy of it.
+        annotations: as in `Records.annotations`, with masks of the image's size.
         part_schema, keypoint_schema: those of the records.
         boxes: draw boxes.
-        alpha: how much the parts cover the picture, 0..1.
-        size: (H, W) of the picture where ``image_bgr`` is a copy of another size.
+        alpha: opacity of the parts, 0..1.
+        size: (H, W) of the image if ``image_bgr`` is a resized copy.
 
     Returns:
-        A new (h, w, 3) uint8 picture.
+        A new (h, w, 3) uint8 image.
     """
     _check_image(image_bgr)
     shape = image_bgr.shape[:2]
@@ -171,12 +171,12 @@ def draw_annotations(
 def channel_states(annotation: Mapping[str, Any], schema: PartSchema) -> dict[str, str]:
     """What is known of each channel of a person, one of ``CHANNEL_STATES``:
 
-    ``known``, ``derived``: it has a mask, labelled or worked out from something else. ``empty``:
-    it is known, or derived, to have none. ``unsided``: only its union with the channel of the
-    other side is known. ``unknown``: nothing is.
+    ``known``, ``derived``: it has a mask, labelled or derived from other labels. ``empty``: it is
+    known or derived, without a mask. ``unsided``: only its union with the channel of the other side
+    is known. ``unknown``: nothing is known.
 
     Args:
-        annotation: a person's, as in `Records.annotations`.
+        annotation: a person's annotation, as in `Records.annotations`.
         schema: that of the records.
 
     Returns:
@@ -197,16 +197,16 @@ def channel_states(annotation: Mapping[str, Any], schema: PartSchema) -> dict[st
 def paint_state(
     region: np.ndarray, state: str, color: Sequence[int], other: Sequence[int] | None = None
 ) -> None:
-    """Show a channel's state on a view of a picture, an upright rectangle.
+    """Paint a channel's state into a rectangular view of an image.
 
     Known channels are filled, derived ones half filled (lower left), unsided ones striped in the
-    colours of both sides, those known to be empty crossed by a bar, unknown ones hollow.
+    colours of both sides, unknown ones hollow; those known to be empty are a horizontal bar.
 
     Args:
-        region: (h, w, 3) uint8, modified.
+        region: (h, w, 3) uint8, modified in place.
         state: one of ``CHANNEL_STATES``.
-        color: the channel's, BGR.
-        other: that of the channel of the other side; only ``unsided`` needs it.
+        color: the channel's colour, BGR.
+        other: the colour of its counterpart on the other side; needed for ``unsided`` only.
     """
     height, width = region.shape[:2]
     if state == "empty":
@@ -217,7 +217,7 @@ def paint_state(
     if state == "known":
         region[:] = color
     elif state == "derived":
-        # A saw blade on a bar, one triangle on a square.
+        # Sawteeth on a bar, one triangle on a square.
         rows, columns = np.indices((height, width), sparse=True)
         region[columns % height <= rows] = color
     elif state == "unsided":
@@ -227,7 +227,7 @@ def paint_state(
 def side_colors(
     schema: PartSchema, channel: str
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """BGR of the channel and of its counterpart on the other side; unsided ones are their own."""
+    """BGR of the channel and of its counterpart; an unsided channel is its own counterpart."""
     index = schema.index(channel)
     return tuple(schema.colors[i][::-1] for i in (index, schema.flip_permutation[index]))
 
@@ -242,17 +242,17 @@ def annotation_cell(
     *,
     fault: str = "",
 ) -> np.ndarray:
-    """A picture's annotations in one cell of a page, the end of its file's name below.
+    """Draw an image's annotations in one cell of a page, with the end of its file name below.
 
-    The name stands on a warning colour where the picture is not exhaustively labelled.
+    The name is on a warning colour if the image is not exhaustively labelled.
 
     Args:
-        image_bgr: (H, W, 3) uint8, or None: the cell is then empty.
-        image: the picture's entry in `Records.images`.
+        image_bgr: (H, W, 3) uint8, or None for an empty cell.
+        image: the image's entry in `Records.images`.
         annotations: its annotations.
         part_schema, keypoint_schema: those of the records.
-        cell: (height, width) in pixels, enough for the name's line and some picture.
-        fault: written into the cell, on as many lines as it needs.
+        cell: (height, width) in pixels, large enough for the caption and an image.
+        fault: message written into the cell, wrapped.
 
     Returns:
         (*cell, 3) uint8.
@@ -277,25 +277,25 @@ def annotation_cell(
     _text(caption, warning, (left, _CAPTION_HEIGHT - 5), color, _FONT_SCALE)
     name = image["file_name"]
     while _text_width(name) > left - 8 and len(name) > 1:
-        name = name[1:]  # its end tells pictures apart, not the folder
+        name = name[1:]  # the end distinguishes images, not the folder
     _text(caption, name, (4, _CAPTION_HEIGHT - 5), color, _FONT_SCALE)
     return page
 
 
 def legend(part_schema: PartSchema, height: int) -> np.ndarray:
-    """The schema's colours and names, one below the other.
+    """A legend with the schema's colours and names, one per row.
 
     Returns:
-        A (height, width, 3) uint8 picture as wide as its text needs, to be put beside a drawing.
+        A (height, width, 3) uint8 image as wide as its text, to be placed beside a drawing.
 
     Raises:
-        ValueError: there are more channels than rows of pixels.
+        ValueError: there are more rows than pixels in ``height``.
     """
     return _legend(_channel_rows(part_schema), height)
 
 
 def annotation_legend(part_schema: PartSchema, height: int) -> np.ndarray:
-    """What `legend` has, and how unions, states, joints and regions to ignore are drawn.
+    """`legend` plus rows for unions, states, keypoints and ignore regions.
 
     Returns, raises: as `legend`.
     """
@@ -320,15 +320,15 @@ def annotation_legend(part_schema: PartSchema, height: int) -> np.ndarray:
 
 
 def grid(images: Sequence[np.ndarray], columns: int, cell: tuple[int, int]) -> np.ndarray:
-    """A page of pictures, row by row, each shrunk or enlarged to fit its cell, its shape kept.
+    """Arrange images row by row on a page, each resized to fit its cell, keeping its aspect ratio.
 
     Args:
         images: (h, w, 3) uint8, of any sizes.
-        columns: cells in a row, at least 1.
+        columns: cells per row, at least 1.
         cell: (height, width) of a cell in pixels.
 
     Returns:
-        (rows * cell height, columns * cell width, 3) uint8; what no picture covers is dark.
+        (rows * cell height, columns * cell width, 3) uint8; uncovered pixels are dark.
     """
     height, width = cell
     rows = -(-len(images) // columns)
@@ -344,7 +344,7 @@ def grid(images: Sequence[np.ndarray], columns: int, cell: tuple[int, int]) -> n
 
 
 def _fit(image: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
-    """The picture as large as fits into (height, width), its shape kept as far as pixels allow."""
+    """The image resized to fit into (height, width), keeping its aspect ratio up to rounding."""
     factor = min(cell[0] / image.shape[0], cell[1] / image.shape[1])
     h, w = (max(round(n * factor), 1) for n in image.shape[:2])
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
@@ -373,7 +373,7 @@ def _legend(rows: Sequence[_LegendRow], height: int) -> np.ndarray:
 
 def _legend_joint(region: np.ndarray, color: tuple[int, int, int], hidden: bool = False) -> None:
     height, width = region.shape[:2]
-    canvas = region.copy()  # a view need not be contiguous, as OpenCV's drawing wants it
+    canvas = region.copy()  # OpenCV's drawing needs contiguous memory, which a view may not have
     if not hidden:
         cv2.line(canvas, (0, height // 2), (width, height // 2), color, max(height // 6, 1))
     _joint(canvas, _fixed_point(width / 2, height / 2), height / 4, color, hidden)
@@ -391,7 +391,7 @@ def _annotation_figure(
     size: tuple[int, int],
     shape: tuple[int, int],
 ) -> _Figure:
-    """``size`` is the (H, W) of the annotation, ``shape`` that of the picture to draw on."""
+    """``size`` is the (H, W) of the annotation, ``shape`` that of the image to draw on."""
     scale = np.array([shape[1] / size[1], shape[0] / size[0]])
     x, y, w, h = annotation["bbox"]
     joints = np.asarray(annotation["keypoints"], dtype=float).reshape(-1, 3)
@@ -404,7 +404,7 @@ def _annotation_figure(
         joints=(joints[:, :2] + 0.5) * scale,
         visibility=joints[:, 2],
     )
-    # Six bits of part index, body and ignore in one plane, so that there is one to resize.
+    # Six bits of part index, body and ignore in one plane, so that only one must be resized.
     plane = np.zeros(size, dtype=np.uint8)
     if annotation["iscrowd"]:
         figure.note = "ignored"
@@ -454,7 +454,7 @@ def _draw(
             corners = [_fixed_point(figure.box[i], figure.box[i + 1]) for i in (0, 2)]
             cv2.rectangle(drawn, *corners, _LIGHT, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
         _draw_skeleton(drawn, figure, keypoint_schema, width)
-    for figure in figures:  # last, so that no figure hides another's words
+    for figure in figures:  # last, so that no figure covers another's text
         _draw_note(drawn, figure)
         _draw_states(drawn, figure, part_schema)
     return drawn
@@ -463,7 +463,7 @@ def _draw(
 def _paint_parts(
     image: np.ndarray, figures: list[_Figure], schema: PartSchema, alpha: float
 ) -> np.ndarray:
-    """A copy of the picture with the masks blended in once, whoever is in front, and outlined."""
+    """A copy of the image with the masks outlined and blended in; the front person wins."""
     owner = np.zeros(image.shape[:2], dtype=np.int32)
     labels = np.zeros(image.shape[:2], dtype=np.uint8)
     for i, figure in enumerate(figures, start=1):
@@ -492,13 +492,13 @@ def _palette(schema: PartSchema) -> np.ndarray:
 
 
 def _stripes(shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: wide diagonal stripes, half of the pixels."""
+    """(H, W) bool: wide diagonal stripes over half of the pixels."""
     rows, columns = np.indices(shape, sparse=True)
     return (rows + columns) // _STRIPE_WIDTH % 2 == 0
 
 
 def _edges(plane: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the pixels that differ from the one below or to the right of them."""
+    """(H, W) bool: pixels that differ from the one below or to the right."""
     edges = np.zeros(plane.shape, dtype=bool)
     edges[:, :-1] |= plane[:, :-1] != plane[:, 1:]
     edges[:-1] |= plane[:-1] != plane[1:]
@@ -514,20 +514,20 @@ def _hatch(region: np.ndarray, mask: np.ndarray) -> None:
 
 
 def _line_width(figure: _Figure) -> int:
-    """One pixel for a person of about 80 pixels, and in proportion."""
+    """One pixel per 80 pixels of the person's size (square root of the box area), 1 to 6."""
     return int(np.clip(round(figure.box_area**0.5 / 80), 1, 6))
 
 
 def _fixed_point(x: float, y: float) -> tuple[int, int]:
-    """Continuous coordinates as OpenCV's line drawing takes them: pixel indices, fixed-point."""
+    """Convert continuous coordinates to OpenCV's: pixel indices in fixed point."""
     return tuple(round((float(v) - 0.5) * (1 << _SUBPIXEL_BITS)) for v in (x, y))
 
 
 def _draw_skeleton(image: np.ndarray, figure: _Figure, schema: KeypointSchema, width: int) -> None:
     points = {k: _fixed_point(*figure.joints[k]) for k in np.flatnonzero(figure.visibility)}
     bones = [(a, b) for a, b in schema.bones if a in points and b in points]
-    # All dark rims first, so that no rim cuts a neighbouring bone. Thin bones have none: it would
-    # hide the limb.
+    # All dark rims first, so that no rim crosses a neighbouring bone. Thin bones have none: it
+    # would hide the limb.
     for grow, rim in ((2, True), (0, False)) if width > 1 else ((0, False),):
         for a, b in bones:
             color = _DARK if rim else _side_color(schema.keypoints[a], schema.keypoints[b])
@@ -544,7 +544,7 @@ def _joint(
     color: tuple[int, int, int],
     hidden: bool,
 ) -> None:
-    """A disc, hollow where hidden. ``point`` is fixed-point, ``radius`` in pixels."""
+    """Draw a disc, hollow if hidden. ``point`` is in fixed point, ``radius`` in pixels."""
     middle, edge = (_DARK, color) if hidden else (color, _DARK)
     radius = round(radius * (1 << _SUBPIXEL_BITS))
     cv2.circle(image, point, radius, middle, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
@@ -552,14 +552,14 @@ def _joint(
 
 
 def _side_color(*joints: str) -> tuple[int, int, int]:
-    """That of the one side which the names mention; of both or none: the middle's."""
+    """The colour of the only side in the names, or the middle colour for both or none."""
     sides = {side for side in SIDES for name in joints if name.startswith(side + "_")}
     colors = {"right": _RIGHT_COLOR, "left": _LEFT_COLOR}
     return colors[sides.pop()] if len(sides) == 1 else _MIDDLE_COLOR
 
 
 def _draw_note(image: np.ndarray, figure: _Figure) -> None:
-    """The note on a dark ground above the box, moved into the picture where it would leave it."""
+    """Draw the note on a dark background above the box, shifted to lie inside the image."""
     if not figure.note:
         return
     (width, height), below = cv2.getTextSize(figure.note, _FONT, _FONT_SCALE, 1)
@@ -570,7 +570,7 @@ def _draw_note(image: np.ndarray, figure: _Figure) -> None:
 
 
 def _draw_states(image: np.ndarray, figure: _Figure, schema: PartSchema) -> None:
-    """The strip of the channels' states above the box, moved into the picture like a note."""
+    """Draw the strip of channel states above the box, shifted to lie inside the image."""
     if not figure.states:
         return
     side = int(np.clip((figure.box[2] - figure.box[0]) / len(figure.states), *_SQUARE_SIDES))

@@ -46,18 +46,17 @@ from .schema import get_keypoint_schema, get_part_schema
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with the plugin's mapper, evaluator and load report.
 
-    Beside that it runs several processes on CPUs, where ``SOLVER.AMP.ENABLED`` lets the backbone
-    and the mask and joint heads train in bfloat16, and goes on where it was after ``--resume``:
-    Detectron2's samplers would start their stream over, ours skips what was seen. With a ``SEED``
-    every step has random numbers of its own, so that on a CPU, with DATALOADER.NUM_WORKERS 0 and
-    without ASPECT_RATIO_GROUPING, a resumed run ends with the very weights of an uninterrupted one;
-    with workers or grouping, the order of pictures is kept (but for the few that wait in a group)
-    and their augmentations differ.
+    It also runs several processes on CPUs, where ``SOLVER.AMP.ENABLED`` trains the backbone and the
+    mask and keypoint heads in bfloat16. ``--resume`` continues the stream of training images, which
+    Detectron2's samplers would restart. With a ``SEED`` every step is seeded separately, so on a
+    CPU with DATALOADER.NUM_WORKERS 0 and no ASPECT_RATIO_GROUPING a resumed run ends with exactly
+    the weights of an uninterrupted one. With workers or grouping, images keep their order (except
+    for the few waiting in a group), but their augmentations differ.
     """
 
     def __init__(self, cfg) -> None:
-        # DefaultTrainer's own constructor hands DistributedDataParallel a device id, which
-        # modules on a CPU refuse; the rest follows it.
+        # DefaultTrainer's constructor passes a device ID to DistributedDataParallel, which rejects
+        # it for modules on a CPU. The rest is as there.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -87,7 +86,7 @@ class Trainer(DefaultTrainer):
             self.register_hooks([_SeedEveryStep(cfg.SEED)])
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See `DefaultTrainer.resume_or_load`; the pictures already seen are skipped."""
+        """See `DefaultTrainer.resume_or_load`; images already seen are skipped."""
         super().resume_or_load(resume)
         if self.start_iter:
             self._trainer.reset_data_loader(
@@ -96,16 +95,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg, start_iter: int = 0):
-        """Detectron2's loader with the plugin's mapper, from some iteration on."""
-        with _numpy_seed(cfg.SEED):  # WeightedTrainingSampler takes its seed from there
+        """Detectron2's loader with the plugin's mapper, starting at iteration ``start_iter``."""
+        with _numpy_seed(cfg.SEED):  # WeightedTrainingSampler draws its seed from numpy
             arguments = build_detection_train_loader.from_config(
                 cfg, mapper=BodyPartsMapper(cfg), dataset=training_pictures(cfg)
             )
         if start_iter:
             seen = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
             arguments["sampler"] = _Skip(arguments["sampler"], seen)
-        # A generator of its own, or the first step would find the random numbers one further; for
-        # each process another, or all of them would augment alike.
+        # A separate generator: the loader would otherwise draw from the first step's random
+        # numbers. Different in each process, or all of them would augment alike.
         seed = None
         if cfg.SEED >= 0:
             seed = (cfg.SEED + start_iter) * comm.get_world_size() + comm.get_rank()
@@ -113,7 +112,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
-        """Detectron2's loader and mapper. Joints of the training sets need not agree."""
+        """Detectron2's loader and mapper; the training sets' keypoints need not agree."""
         mapper = DatasetMapper(
             is_train=False,
             augmentations=utils.build_augmentation(cfg, is_train=False),
@@ -125,7 +124,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """`BodyPartsEvaluator`, of any dataset that is registered with Detectron2."""
+        """A `BodyPartsEvaluator` for any dataset registered with Detectron2."""
         return BodyPartsEvaluator(
             dataset_name,
             get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA),
@@ -136,15 +135,15 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test_with_TTA(cls, cfg, model: nn.Module) -> dict[str, dict]:
-        """As `DefaultTrainer.test`, with the test-time augmentation of ``TEST.AUG``.
+        """Like `DefaultTrainer.test`, with the test-time augmentation of ``TEST.AUG``.
 
         Returns:
-            The results under their names with ``_TTA`` at the end. Predictions are written to
+            The results, with ``_TTA`` appended to their names. Predictions are written to
             ``inference_TTA``.
         """
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.INPUT.MIN_SIZE_TEST = 0  # every view is resized once, from the picture itself
+        cfg.INPUT.MIN_SIZE_TEST = 0  # every view is resized once, from the original image
         evaluators = [
             cls.build_evaluator(cfg, name, folder_of(cfg, name, "inference_TTA"))
             for name in cfg.DATASETS.TEST
@@ -154,10 +153,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:
-        """The model, with SOLVER.FROZEN held, and without a print-out of every layer.
+        """Build the model and freeze SOLVER.FROZEN, without logging every layer.
 
         Raises:
-            ValueError: SOLVER.FROZEN names weights that the model does not have.
+            ValueError: an entry of SOLVER.FROZEN matches no weight of the model.
         """
         model = build_model(cfg)
         for beginning in cfg.SOLVER.FROZEN:
@@ -189,9 +188,9 @@ class Trainer(DefaultTrainer):
 
 
 def folder_of(cfg, dataset_name: str, root: str) -> str:
-    """Where the results of a dataset go, which may be called as the path of a file.
+    """The output folder for a dataset's results; the dataset's name may be a file's path.
 
-    Files of one name in several folders are numbered, as DATASETS.TEST has them.
+    Files of the same name in different folders are numbered in the order of DATASETS.TEST.
     """
     name = _last_name(dataset_name)
     alike = [other for other in cfg.DATASETS.TEST if _last_name(other) == name]
@@ -205,10 +204,10 @@ def _last_name(dataset_name: str) -> str:
 
 
 def training_pictures(cfg) -> list[dict]:
-    """Detectron2's dictionaries of all training pictures: people alone, and the dataset's name.
+    """Dataset dicts of all training images, with annotations of people only and ``dataset_name``.
 
     Raises:
-        ValueError: as `only_people`.
+        ValueError: see `only_people`.
     """
     pictures = []
     proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else ()
@@ -227,7 +226,7 @@ def training_pictures(cfg) -> list[dict]:
 
 @contextlib.contextmanager
 def _numpy_seed(seed: int) -> Iterator[None]:
-    """numpy's random numbers from ``seed``, if it is not negative; afterwards as before."""
+    """Seed numpy temporarily, unless ``seed`` is negative; its state is restored on exit."""
     state = np.random.get_state()
     if seed >= 0:
         np.random.seed(seed)
@@ -239,11 +238,11 @@ def _numpy_seed(seed: int) -> Iterator[None]:
 
 
 def _train_in_bfloat16(model: nn.Module) -> None:
-    """Let the backbone and our heads' convolutions compute in bfloat16 in training.
+    """Run the backbone and our heads' convolutions in bfloat16 in training.
 
-    Detectron2's AMPTrainer knows CUDA only. What they give is float32, and so is the rest of a
-    model: Detectron2's pooling would round boxes to the type of the features, which of bfloat16 is
-    two pixels.
+    Detectron2's AMPTrainer supports CUDA only. Their outputs are converted to float32, in which the
+    rest of the model runs: Detectron2's pooler casts boxes to the features' dtype, and bfloat16
+    would round them to two pixels.
     """
     _in_bfloat16(model.backbone, "forward")
     heads = getattr(model, "roi_heads", None)
@@ -257,7 +256,7 @@ def _train_in_bfloat16(model: nn.Module) -> None:
 
 
 def _in_bfloat16(module: nn.Module, method: str) -> None:
-    """Let a method of one tensor, which gives one or several by name, train in bfloat16."""
+    """Run ``method`` (tensor -> tensor or dict of tensors) in bfloat16 in training."""
 
     def autocast(self: nn.Module, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         compute = getattr(type(self), method)
@@ -269,31 +268,31 @@ def _in_bfloat16(module: nn.Module, method: str) -> None:
             return found.float()
         return {name: feature.float() for name, feature in found.items()}
 
-    # A bound method: a deep copy of the module gets one of its own.
+    # A bound method, which a deep copy of the module rebinds to itself.
     setattr(module, method, types.MethodType(autocast, module))
 
 
 class _AMPTrainer(AMPTrainer):
-    """Resumes runs on a CPU or without AMP, too, whose checkpoints have no gradient scaler."""
+    """Also resumes runs on a CPU or without AMP, whose checkpoints have no gradient scaler."""
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict({"grad_scaler": self.grad_scaler.state_dict(), **state_dict})
 
 
 class _SeedEveryStep(HookBase):
-    """Random numbers that depend on the step and not on what came before it."""
+    """Makes a step's random numbers depend on the step only, not on earlier ones."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def before_step(self) -> None:
         step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
-        # Any two steps of any two seeds should differ; 2**32 is numpy's bound.
+        # Different for any two steps of any two seeds, if possible; numpy's limit is 2**32.
         seed_all_rng((self.seed * 1_000_003 + step) % 2**32)
 
 
 class _Skip(Sampler):
-    """Another sampler's indices without the first ones."""
+    """Another sampler's indices without the first ``count``."""
 
     def __init__(self, sampler: Sampler, count: int) -> None:
         self.sampler = sampler

@@ -1,4 +1,4 @@
-"""Detectron2's evaluator over the plugin's metrics."""
+"""The plugin's metrics as a Detectron2 evaluator."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 class BodyPartsEvaluator(DatasetEvaluator):
-    """Every metric of `detectron2_bodyparts.metrics` on a registered dataset.
+    """All metrics of `detectron2_bodyparts.metrics` on a registered dataset.
 
-    Unknown channels, crowds and pictures that are not exhaustively labelled cost a model nothing.
-    What is kept of a picture is run-length encoded; several processes give the figures of one.
-    Results are Detectron2's nested dictionary, in percent: what `metrics.evaluate` gives, and
-    ``precision``, the original system's (`metrics.precision`).
+    Predictions in unknown channels, in crowds and of unlabelled people in images that are not
+    exhaustively labelled are not penalized. Predictions are kept run-length encoded; the results do
+    not depend on the number of processes. They are Detectron2's nested dict, in percent: those of
+    `metrics.evaluate`, and the original system's ``precision`` (`metrics.precision`).
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class BodyPartsEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: of `register_bodyparts_dataset`, or any other that is registered: of a
-                COCO dataset people's boxes, bodies and joints are looked at.
-            part_schema, keypoint_schema: the model's. Joints are matched by name to the dataset's;
-                parts are looked at as the dataset has them (`People.view`).
-            output_dir: where ``predictions.json`` is written, if given.
-            paint_threshold: people under this score are not painted for mIoU.
+            dataset_name: a dataset registered with `register_bodyparts_dataset` or otherwise; on a
+                COCO dataset, people's boxes, bodies and keypoints are evaluated.
+            part_schema, keypoint_schema: the model's. Keypoints are matched to the dataset's by
+                name; parts are converted to the dataset's schema (`People.view`).
+            output_dir: folder for ``predictions.json``, if given.
+            paint_threshold: minimum score of people painted into the label map for mIoU.
 
         Raises:
-            ValueError: the dataset's part schema is no view of the model's, or it is of several
-                classes and has none of people.
+            ValueError: the dataset's part schema is not a view of the model's, or see
+                `registered_records`.
         """
         self._records = registered_records(dataset_name, part_schema)
         if not self._records.part_schema.is_view_of(part_schema):
@@ -72,7 +72,7 @@ class BodyPartsEvaluator(DatasetEvaluator):
         self._precision = OriginalPrecision()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Keep the predictions of some pictures. See `DatasetEvaluator.process`."""
+        """Store the predictions on some images. See `DatasetEvaluator.process`."""
         for picture, output in zip(inputs, outputs, strict=True):
             people = People.from_instances(
                 output["instances"], self._part_schema, self._keypoint_schema

@@ -1,8 +1,8 @@
-"""A model as one ONNX file that runs without torch and Detectron2.
+"""Export of a model to one ONNX file that runs without torch and Detectron2.
 
-`detectron2_bodyparts.deploy.OnnxPredictor` reads it; ``bodyparts export`` is the command. The
-weights keep their names, so that the file of a model without batch norms is a checkpoint to train
-on from, too (`checkpoint.read_onnx_weights`).
+`detectron2_bodyparts.deploy.OnnxPredictor` runs it; ``bodyparts export`` is the command. Weights
+keep their names, so the file of a model without batch norms is also a checkpoint to train from
+(`checkpoint.read_onnx_weights`).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from .modeling.pretraining import PartSegmentationPretraining
 from .modeling.rescoring import rescored
 from .schema import get_keypoint_schema, get_part_schema
 
-# The first that has RoiAlign with the half pixel of Detectron2's ROIAlignV2 is 16; every ONNX
-# Runtime since 1.12 (2022) reads 17.
+# RoiAlign has the half-pixel offset of Detectron2's ROIAlignV2 from opset 16 on; ONNX Runtime reads
+# 17 since 1.12 (2022).
 OPSET = 17
-# The operations whose second input is a weight, and the weights large.
+# Operators whose second input is a weight, and a large one.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# Height and width of the picture the graph is recorded on. Any will do: the graph asks for sizes.
+# Height and width of the image the graph is traced on. Arbitrary: sizes are dynamic in the graph.
 EXAMPLE_SIZE = (150, 210)
-# Detectron2's patch lets len() give a tensor there, or the number of people would be a constant.
+# In these, Detectron2's patch makes len() return a tensor: else the number of people is a constant.
 _MODULES_WITH_LEN = tuple(
     f"detectron2_bodyparts.modeling.{name}" for name in ("mask_head", "keypoint_head", "roi_heads")
 )
 
 
 class _Traceable(nn.Module):
-    """A `GeneralizedRCNN` on one picture: a tensor in, tensors out."""
+    """A `GeneralizedRCNN` on one image: a tensor in, tensors out."""
 
     def __init__(self, model: nn.Module, channel_order: str) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class _Traceable(nn.Module):
         self.channel_order = channel_order
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(H, W, 3) BGR uint8 -> boxes, scores and, where the model has them, masks and joints."""
+        """(H, W, 3) BGR uint8 -> boxes, scores and, if the model has them, masks and keypoints."""
         pixels = image.permute(2, 0, 1)
         if self.channel_order == "RGB":
-            pixels = pixels[[2, 1, 0]]  # ONNX Runtime takes seven times as long for a flip
+            pixels = pixels[[2, 1, 0]]  # a flip takes ONNX Runtime seven times as long
         pixels = pixels.to(torch.float32)
         images = self.model.preprocess_image([{"image": pixels}])
         features = self.model.backbone(images.tensor)
@@ -61,8 +61,8 @@ class _Traceable(nn.Module):
         heads = self.model.roi_heads
         (found,) = heads._forward_box(features, proposals)
         boxes = found.pred_boxes.tensor
-        # ONNX Runtime fails on some operations without people: where nobody is found, the heads
-        # look at a corner of the picture, and what they say of it is cut off again.
+        # ONNX Runtime fails on some operators without people: if nobody is detected, the heads run
+        # on a corner of the image, and its outputs are cut off again.
         count = boxes.shape[0]
         regions = torch.cat([boxes, boxes.new_tensor([[0, 0, 1, 1]])])[: count + (count == 0)]
         people = Instances(found.image_size, pred_boxes=Boxes(regions))
@@ -76,7 +76,7 @@ class _Traceable(nn.Module):
 
 
 def _head_fields(model: nn.Module) -> dict[str, str]:
-    """Names of the outputs that the model's heads give -> the fields they are set in."""
+    """Names of the outputs of the model's heads -> the fields they are in."""
     heads, fields = model.roi_heads, {}
     if heads.mask_on:
         fields["part_probs"] = "pred_part_masks"
@@ -93,22 +93,25 @@ def export_onnx(
     config: str = "",
     half: bool = False,
 ) -> None:
-    """Write a model to one ONNX file, which takes pictures of any size, one at a time.
+    """Export a model to one ONNX file, which takes one image of any size at a time.
 
     Input: ``image`` (H, W, 3) uint8, BGR, already resized as `ModelInfo` says. Outputs, for the N
-    people found, N = 0 included: ``boxes`` (N, 4) XYXY in pixels of the input, ``scores`` (N,) in
-    0..1 and, where the model has them, ``part_probs`` (N, C, 112, 112), probabilities on the box
-    enlarged by `ModelInfo.region_margin`, and ``keypoints`` (N, K, 3) of x, y in pixels of the
-    input (continuous) and score.
+    detected people (N may be 0): ``boxes`` (N, 4) XYXY in pixels of the input, ``scores`` (N,) in
+    0..1 and, if the model has them, ``part_probs`` (N, C, 112, 112), probabilities on the boxes
+    enlarged by `ModelInfo.region_margin`, and ``keypoints`` (N, K, 3): x, y in continuous pixel
+    coordinates of the input, and score.
 
     Args:
-        model: a model of the plugin's; it is left as it is, wherever it is.
-        cfg: its config. The model's thresholds for scores and non-maximum suppression, and the most
-            people a picture, become part of the graph.
+        model: one of the plugin's models, on any device; it is not modified.
+        cfg: its config. The model's score and non-maximum suppression thresholds and its maximum
+            number of people per image become part of the graph.
         path: the file; overwritten.
         config: name of the config file, for the model's metadata.
-        half: store the weights as float16, in half the bytes. All is computed in float32 still;
-            a joint may jump where two places are nearly as likely.
+        half: store the weights as float16, half the size. Computation remains in float32; a
+            keypoint may jump where two positions are almost equally likely.
+
+    Raises:
+        ValueError: the model is a `PartSegmentationPretraining`, which detects no people.
     """
     if isinstance(model, PartSegmentationPretraining):
         raise ValueError("a first stage finds no people: export the model that is trained from it")
@@ -135,8 +138,8 @@ def export_onnx(
     example = torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8)
     recorded = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), patch_builtin_len(_MODULES_WITH_LEN):
-        # Every check of a shape in Detectron2 gives a warning, as does the use of TorchScript; but
-        # torch's newer exporter cannot follow how many proposals there are.
+        # Every shape check in Detectron2 raises a warning, as does the use of TorchScript; but
+        # torch's newer exporter cannot handle the dynamic number of proposals.
         warnings.simplefilter("ignore")
         shapes = [answer.shape[1:] for answer in traceable(example)]
         torch.onnx.export(
@@ -156,7 +159,7 @@ def export_onnx(
     name_weights(exported.graph, model.state_dict())
     for output, shape in zip(exported.graph.output, shapes, strict=True):
         for dim, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
-            dim.dim_value = size  # where the exporter is not sure, it makes up a name
+            dim.dim_value = size  # the exporter makes up names where it is unsure
     if half:
         halve_weights(exported.graph)
     onnx.helper.set_model_props(exported, info.to_metadata())
@@ -164,12 +167,12 @@ def export_onnx(
 
 
 def name_weights(graph: onnx.GraphProto, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give the weights of a graph their names in the model, in place, where these were lost.
+    """Restore, in place, names of weights in the model that a graph has lost.
 
-    The exporter unfolds the weights of normalisation layers over a map, and numbers them.
+    The exporter reshapes the weights of normalization layers to broadcast, and numbers them.
 
     Args:
-        graph: as torch has exported it from a `_Traceable`.
+        graph: the graph that torch exported from a `_Traceable`.
         weights: the model's ``state_dict``.
     """
     named = {weight.name for weight in graph.initializer}
@@ -195,10 +198,10 @@ def name_weights(graph: onnx.GraphProto, weights: Mapping[str, torch.Tensor]) ->
 
 
 def halve_weights(graph: onnx.GraphProto) -> None:
-    """Store the weights of a graph as float16, in place, each with a cast to float32 behind it.
+    """Store the weights of a graph as float16, in place, each followed by a cast to float32.
 
-    ONNX Runtime does the casts once, when it loads the file. Biases are small and stay, as do
-    weights that float16 cannot hold.
+    ONNX Runtime runs the casts once, when it loads the file. Biases, which are small, and weights
+    out of float16's range remain as they are.
     """
     names = {node.input[1] for node in graph.node if node.op_type in _WEIGHTED}
     casts = []

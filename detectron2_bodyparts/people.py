@@ -1,4 +1,4 @@
-"""A prediction as its user sees it: people with parts and joints.
+"""Predictions as returned to the user: people with part masks and keypoints ("joints").
 
     >>> import numpy as np
     >>> from detectron2_bodyparts.people import People
@@ -10,9 +10,9 @@
     >>> int(people[0].part("head").sum())
     12
 
-Coordinates are continuous (the centre of the first pixel is 0.5), boxes XYXY absolute. What leaves
-as JSON is COCO's: boxes XYWH, joints as pixel indices (the centre of the first pixel is 0).
-Everything is numpy; a network's output is only looked at through the methods of its tensors.
+Coordinates are continuous (the centre of the first pixel is 0.5), boxes XYXY absolute. JSON output
+follows COCO: boxes XYWH, keypoints as pixel indices (the centre of the first pixel is 0).
+Everything is numpy; torch tensors are only accessed through their own methods.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .schema import BODY, KeypointSchema, PartSchema
 if TYPE_CHECKING:
     import supervision
 
-# A pixel is of the body where its probability is at least this.
+# A pixel belongs to the body if its probability is at least this.
 MASK_THRESHOLD = 0.5
 
 
 class Crop(NamedTuple):
-    """A person's masks on the pixels of their box and its margin, as far as the picture goes.
+    """A person's masks, cropped to their box plus its margin, within the image.
 
-    ``x0``, ``y0``: column and row of the crop's first pixel in the picture. ``labels``: (h, w)
-    uint8, 0 = no part, else the channel's index. ``body``: (h, w) bool. Labels lie inside the body.
+    ``x0``, ``y0``: column and row of the crop's first pixel in the image. ``labels``: (h, w)
+    uint8, 0 = no part, else the channel index. ``body``: (h, w) bool. Labels lie inside the body.
     """
 
     x0: int
@@ -48,29 +48,28 @@ class Crop(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """(rows, columns) of the crop in the picture."""
+        """(rows, columns) of the crop in the image."""
         height, width = self.body.shape
         return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Person:
-    """One of the `People`.
+    """A detected person, one of `People`.
 
     Args:
-        image_size: (H, W) of the picture.
+        image_size: (H, W) of the image.
         box: (4,) float32, XYXY absolute.
         score: 0..1.
-        part_probs: (C, S, S) probabilities on the box enlarged by ``margin``, or None where the
-            model has no parts.
-        keypoints: (K, 3) of continuous x, y and score, or None where the model has no joints.
-        part_schema, keypoint_schema: the names of the C channels and the K joints.
-        id: in a video, the number that the person keeps from frame to frame, from 1; None where
-            there is none (yet).
-        margin: what is added to the box on every side, as a share of its own side, where the masks
-            are: a box may cut off a foot.
+        part_probs: (C, S, S) probabilities on the box enlarged by ``margin``, or None if the model
+            predicts no parts.
+        keypoints: (K, 3), continuous x, y and score, or None if the model predicts no keypoints.
+        part_schema, keypoint_schema: the names of the C channels and the K keypoints.
+        id: track ID in a video, from 1; None if there is none (yet).
+        margin: added on every side of the box to get the region of the masks, as a fraction of the
+            box's width and height: a box may cut off a foot.
 
-    What needs masks or joints that the model does not give raises ``ValueError``.
+    Methods that need masks or keypoints which the model does not predict raise ``ValueError``.
     """
 
     image_size: tuple[int, int]
@@ -84,7 +83,7 @@ class Person:
     margin: float = 0.0
 
     def crop(self) -> Crop:
-        """The masks, cropped to their region: for those who do not need the whole picture."""
+        """The masks cropped to their region, where full-size masks are not needed."""
         return self._crop
 
     @cached_property
@@ -106,7 +105,7 @@ class Person:
         return Crop(x0, y0, labels, body)
 
     def _grid(self) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """The masks' first column and row, and what interpolates them to the pixels."""
+        """First column and row of the masks, and their interpolation weights for each axis."""
         if self.part_probs is None:
             raise ValueError("this prediction has no part masks")
         size = self.part_probs.shape[-1]
@@ -121,10 +120,10 @@ class Person:
         return x0, y0, columns, rows
 
     def channel_masks(self, threshold: float) -> tuple[int, int, np.ndarray]:
-        """Every channel by itself, thresholded: they may overlap, and parts leave the body.
+        """Every channel thresholded independently: parts may overlap and extend beyond the body.
 
         Returns:
-            Column and row of the masks' first pixel in the picture, and (C, h, w) bool.
+            Column and row of the masks' first pixel in the image, and (C, h, w) bool.
         """
         x0, y0, columns, rows = self._grid()
         masks = np.zeros((len(self.part_probs), len(rows), len(columns)), dtype=bool)
@@ -140,13 +139,13 @@ class Person:
         return body
 
     def label_map(self) -> np.ndarray:
-        """(H, W) uint8: 0 = no part, else the index of the likeliest part's channel.
+        """(H, W) uint8: 0 = no part, else the channel index of the most likely part.
 
-        Parts exclude one another, so that what their probabilities leave is that of none of them. A
-        pixel first gets the likeliest kind of part, or none if that is likelier, then the likelier
-        side of it: where it is sure that there is an arm, and not which, the likelier one is named.
-        The label map of a coarser `view` that keeps kinds apart is that of the finer one. Outside
-        the body there is no part.
+        Parts are mutually exclusive, so "no part" has the probability that they leave. A pixel
+        first gets the most likely kind of part (sides summed), or none if that is more likely, then
+        the more likely side: an arm of uncertain side stays an arm. A coarser `view` that merges
+        nothing but sides has the same label map with sides merged. Pixels outside the body have no
+        part.
         """
         labels = np.zeros(self.image_size, dtype=np.uint8)
         labels[self._crop.slices] = self._crop.labels
@@ -157,7 +156,7 @@ class Person:
         return f"Person(score {self.score:.2f}, box [{box}])"
 
     def part(self, name: str) -> np.ndarray:
-        """(H, W) bool of a channel: ``body``, or a part as in `label_map`.
+        """(H, W) bool mask of a channel: ``body``, or a part as in `label_map`.
 
         Raises:
             KeyError: the schema has no such channel.
@@ -167,10 +166,10 @@ class Person:
         return self.label_map() == self.part_schema.index(name)
 
     def joint(self, name: str) -> tuple[float, float, float]:
-        """Continuous x, y and the score of a joint.
+        """Continuous x, y and the score of a keypoint.
 
         Raises:
-            KeyError: the schema has no such joint.
+            KeyError: the schema has no such keypoint.
         """
         if self.keypoints is None:
             raise ValueError("this prediction has no joints")
@@ -181,13 +180,12 @@ class Person:
         return float(x), float(y), float(score)
 
     def to_json(self) -> dict[str, Any]:
-        """The person in plain JSON types, as COCO writes results.
+        """The person in plain JSON types, in COCO's results format.
 
         Returns:
-            ``bbox`` XYWH, ``score``; ``id`` where there is one; where there are masks
-            ``segmentation`` (the body's RLE) and ``part_segmentation`` {part: RLE}, empty parts
-            left out; where there are joints ``keypoints``, flat [x, y, score] in pixel indices.
-            RLEs are of the whole picture.
+            ``bbox`` XYWH, ``score``; ``id`` if there is one; with masks, ``segmentation`` (the
+            body's RLE) and ``part_segmentation`` {part: RLE} without empty parts; with keypoints,
+            ``keypoints``, flat [x, y, score] in pixel indices. RLEs have the image's size.
         """
         x0, y0, x1, y1 = (float(v) for v in self.box)
         person: dict[str, Any] = {
@@ -211,23 +209,23 @@ class Person:
 
 @dataclass(eq=False, repr=False)
 class People(Sequence[Person]):
-    """The people in one picture; a sequence of `Person`.
+    """The people detected in one image; a sequence of `Person`.
 
     Args:
-        image_size: (H, W) of the picture.
-        boxes: (N, 4), XYXY absolute; kept as float32.
-        scores: (N,), 0..1; kept as float32.
-        part_probs: (N, C, S, S) float, probabilities on the box enlarged by ``margin``; None: the
-            model has no parts.
-        keypoints: (N, K, 3) of continuous x, y and score; None: the model has no joints.
-        part_schema, keypoint_schema: the names of the C channels and the K joints.
-        ids: (N,) of the numbers that people keep from frame to frame, from 1, 0 = none (yet); None:
-            nobody was followed. See `detectron2_bodyparts.tracking`.
-        margin: what is added to a box on every side, as a share of its own side, where the masks
-            are.
+        image_size: (H, W) of the image.
+        boxes: (N, 4), XYXY absolute; stored as float32.
+        scores: (N,), 0..1; stored as float32.
+        part_probs: (N, C, S, S) float, probabilities on the boxes enlarged by ``margin``, or None
+            if the model predicts no parts.
+        keypoints: (N, K, 3), continuous x, y and score, or None if the model predicts no keypoints.
+        part_schema, keypoint_schema: the names of the C channels and the K keypoints.
+        ids: (N,) track IDs from 1, 0 = none (yet), or None if people are not tracked. See
+            `detectron2_bodyparts.tracking`.
+        margin: added on every side of a box to get the region of its masks, as a fraction of the
+            box's width and height.
 
     Raises:
-        ValueError: an array is not of the shape above.
+        ValueError: an array does not have the shape above.
     """
 
     image_size: tuple[int, int]
@@ -263,9 +261,9 @@ class People(Sequence[Person]):
         """People from the output of a Detectron2 model.
 
         Args:
-            instances: Detectron2's ``Instances`` with ``pred_boxes``, ``scores`` and, where the
-                model has them, ``pred_part_masks`` (N, C, S, S), the ``pred_region_margin`` (N,)
-                these have around the box, and ``pred_keypoints`` (N, K, 3).
+            instances: Detectron2's ``Instances`` with ``pred_boxes``, ``scores`` and, if the model
+                predicts them, ``pred_part_masks`` (N, C, S, S), their ``pred_region_margin`` (N,)
+                around the box, and ``pred_keypoints`` (N, K, 3).
             part_schema, keypoint_schema: the model's.
         """
 
@@ -278,7 +276,7 @@ class People(Sequence[Person]):
             boxes=_to_numpy(instances.pred_boxes.tensor),
             scores=_to_numpy(instances.scores),
             part_probs=field("pred_part_masks"),
-            # A copy, because Detectron2's COCOEvaluator shifts the model's joints in place.
+            # A copy, because Detectron2's COCOEvaluator shifts the model's keypoints in place.
             keypoints=None if keypoints is None else keypoints.copy(),
             part_schema=part_schema,
             keypoint_schema=keypoint_schema,
@@ -300,7 +298,7 @@ class People(Sequence[Person]):
     def __getitem__(self, index: slice | np.ndarray) -> People: ...
 
     def __getitem__(self, index: int | slice | np.ndarray) -> Person | People:
-        """An integer gives a `Person`; a slice, a boolean mask or indices give `People`."""
+        """An integer returns a `Person`; a slice, a boolean mask or indices return `People`."""
         if isinstance(index, (int, np.integer)):
             one, score = Person, float(self.scores[index])
             ids = None if self.ids is None else int(self.ids[index]) or None
@@ -320,17 +318,17 @@ class People(Sequence[Person]):
         )
 
     def confident(self, threshold: float) -> People:
-        """Those whose score is at least ``threshold``."""
+        """The people whose score is at least ``threshold``."""
         return self[self.scores >= threshold]
 
     def view(self, schema: PartSchema) -> People:
         """The same people in a coarser part schema, whose channels are unions of the model's.
 
-        Parts exclude one another, so that the probability of a union is the sum of its parts'. Of
-        bodyparts-11, bodyparts-7 and pascal-person-part are views.
+        Parts are mutually exclusive, so the probability of a union is the sum of its parts'.
+        bodyparts-7 and pascal-person-part are views of bodyparts-11.
 
         Raises:
-            ValueError: a channel of the schema is no channel and no union of the model's.
+            ValueError: a channel of the schema is neither a channel nor a union of the model's.
         """
         if schema == self.part_schema:
             return self
@@ -343,10 +341,10 @@ class People(Sequence[Person]):
         return replace(self, part_probs=probs, part_schema=schema)
 
     def label_map(self) -> np.ndarray:
-        """(H, W) uint8: 0 = no part, else the channel's index.
+        """(H, W) uint8: 0 = no part, else the channel index.
 
-        Whole silhouettes are painted in ascending score, so that the surest person ends on top and
-        a pixel's part is always of the person that `person_map` names there.
+        Whole silhouettes are painted in ascending score, so the most confident person is on top and
+        each pixel's part belongs to the person in `person_map`.
         """
         labels = np.zeros(self.image_size, dtype=np.uint8)
         for _, crop in self._paint_order():
@@ -354,23 +352,23 @@ class People(Sequence[Person]):
         return labels
 
     def person_map(self) -> np.ndarray:
-        """(H, W) int32: 0 = nobody, i + 1 = the silhouette of person i; painted as `label_map`."""
+        """(H, W) int32: 0 = nobody, i + 1 = silhouette of person i; painted like `label_map`."""
         owners = np.zeros(self.image_size, dtype=np.int32)
         for i, crop in self._paint_order():
             owners[crop.slices][crop.body] = i + 1
         return owners
 
     def _paint_order(self) -> Iterator[tuple[int, Crop]]:
-        # Of equal scores, the first in the list is taken for the surest: it is painted last.
+        # Among equal scores, the first in the list is painted last, that is on top.
         for i in np.argsort(-self.scores, kind="stable")[::-1]:
             yield int(i), self[i].crop()
 
     def to_json(self) -> dict[str, Any]:
-        """The prediction in plain JSON types.
+        """The predictions in plain JSON types.
 
         Returns:
             ``image_size`` [H, W], the schemas' names, the names of their ``channels`` and
-            ``joints``, and ``people`` as `Person.to_json` gives them.
+            ``joints``, and ``people`` as returned by `Person.to_json`.
         """
         return {
             "image_size": list(self.image_size),
@@ -387,9 +385,9 @@ class People(Sequence[Person]):
         """The people as COCO results: `Person.to_json` with ``image_id`` and ``category_id``.
 
         Args:
-            image_id: the picture's.
-            keypoint_schema: a dataset's, into whose order joints are brought, matched by name:
-                zeros for those that the model lacks. Left out, they are as the model gives them.
+            image_id: ID of the image.
+            keypoint_schema: reorder keypoints to a dataset's schema, matched by name, with zeros
+                for those that the model lacks. Default: the model's own order.
         """
         ids = {"image_id": image_id, "category_id": PERSON_CATEGORY_ID}
         annotations = [{**ids, **person.to_json()} for person in self]
@@ -401,23 +399,23 @@ class People(Sequence[Person]):
         return annotations
 
     def to_supervision(self, channel: str = BODY) -> supervision.Detections:
-        """The people as ``Detections`` of the supervision library, to draw, count and follow.
+        """The people as ``Detections`` of the supervision library, to draw, count and track.
 
         Args:
-            channel: whose masks they get: ``body``, or a part as in `Person.label_map`.
+            channel: which masks to include: ``body``, or a part as in `Person.label_map`.
 
         Returns:
             ``xyxy``, ``confidence``, ``class_id`` 0 and, in ``data``, ``class_name`` "person";
-            ``mask`` (N, H, W) bool where there are masks; ``tracker_id`` from 0, -1 = none, where
-            people were followed. Joints: ``supervision.KeyPoints(people.keypoints[..., :2])``.
+            ``mask`` (N, H, W) bool if there are masks; ``tracker_id`` from 0, -1 = none, if people
+            are tracked. For keypoints: ``supervision.KeyPoints(people.keypoints[..., :2])``.
 
         Raises:
-            ImportError: supervision is not installed; ``detectron2_bodyparts[video]`` brings it.
+            ImportError: supervision is not installed; ``detectron2_bodyparts[video]`` installs it.
             KeyError: the schema has no such channel.
         """
         import supervision
 
-        self.part_schema.index(channel)  # raises where nobody was found, too
+        self.part_schema.index(channel)  # raises even if nobody was detected
         masks = None
         if self.part_probs is not None:
             masks = np.zeros((len(self), *self.image_size), dtype=bool)
@@ -447,14 +445,13 @@ def _interpolation(
 ) -> tuple[int, np.ndarray]:
     """One axis of pasting a mask into its region: bilinear at pixel centres, zero around the mask.
 
-    Pixel x takes the mask at (x + 0.5 - start) * size / (end - start) - 0.5, which is what
-    Detectron2's ``paste_masks_in_image`` samples. At the region's edge half the mask's edge value
-    is left, and less beyond: pixels outside of it never reach a threshold of 0.5, and are left out
-    here.
+    Pixel x samples the mask at (x + 0.5 - start) * size / (end - start) - 0.5, as Detectron2's
+    ``paste_masks_in_image`` does. At the region's edge half the mask's edge value is left, and less
+    beyond: pixels outside the region never reach a threshold of 0.5 and are omitted here.
 
     Returns:
-        The first pixel whose centre lies in the region and in the picture, and the (pixels, size)
-        float32 weights of the mask's samples, two a row; no rows where there is no such pixel.
+        The first pixel whose centre lies in the region and in the image, and the (pixels, size)
+        float32 weights of the mask's samples, two per row; no rows if there is no such pixel.
     """
     start, length = float(start), float(end) - float(start)
     first = max(int(np.ceil(start - 0.5)), 0)
@@ -471,23 +468,23 @@ def _interpolation(
     return first, np.ascontiguousarray(weights[:, 1:-1])
 
 
-# Rows of pixels that are pasted together: few enough that all channels stay in a processor's cache.
+# Rows of pixels pasted at a time: few enough for all channels to stay in the CPU cache.
 _BAND = 64
 
 
 def _pasted(
     masks: np.ndarray, columns: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Masks at the pixels of their region, a band of rows at a time.
+    """Masks at the pixels of their region, one band of rows at a time.
 
-    A band takes a few of a mask's rows only, and so a fraction of the whole matrix product.
+    A band depends on few rows of a mask, so it needs only a fraction of the full matrix product.
 
     Args:
         masks: (C, S, S).
-        columns, rows: (w, S) and (h, S), as `_interpolation` gives them.
+        columns, rows: (w, S) and (h, S) weights from `_interpolation`.
 
     Yields:
-        Which of the h rows, and (C, rows, w) float32.
+        The slice of the h rows, and (C, rows, w) float32.
     """
     narrow = masks.astype(np.float32) @ columns.T
     for start in range(0, len(rows), _BAND):
@@ -498,10 +495,10 @@ def _pasted(
 
 
 def _encode_crop(mask: np.ndarray, crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Compressed RLE, in the whole picture, of a boolean (h, w) mask on the crop's pixels.
+    """Compressed whole-image RLE of a boolean (h, w) mask on the crop's pixels.
 
-    The runs are found on the crop's columns alone: scanning the whole picture for every part of
-    every person is what would cost.
+    Only the crop's columns are scanned for runs: scanning the whole image for every part of every
+    person would be slow.
     """
     height, width = image_size
     columns = np.zeros((mask.shape[1], height), dtype=bool)  # RLE runs down the columns

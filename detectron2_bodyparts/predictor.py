@@ -1,4 +1,4 @@
-"""Pictures in, people out, with the model of a Detectron2 config."""
+"""Images in, people out, with the model of a Detectron2 config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .schema import get_keypoint_schema, get_part_schema
 
 
 class BodyPartsPredictor(DefaultPredictor):
-    """`DefaultPredictor` for people: takes a picture or several, gives `People`.
+    """`DefaultPredictor` for people: takes one or several images and returns `People`.
 
     >>> predictor = BodyPartsPredictor(cfg)  # weights from cfg.MODEL.WEIGHTS
     >>> people = predictor(cv2.imread("picture.jpg"))
@@ -26,16 +26,16 @@ class BodyPartsPredictor(DefaultPredictor):
     def __init__(self, cfg: CfgNode, threshold: float = 0.0) -> None:
         """
         Args:
-            cfg: its ``MODEL.WEIGHTS`` names a checkpoint of this very model.
-            threshold: people of a lower score are left out; ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``
-                is of what boxes score, before masks lower it.
+            cfg: the model's config; ``MODEL.WEIGHTS`` must be a complete checkpoint of it.
+            threshold: minimum score of returned people. ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``
+                applies to box scores, before masks lower them.
 
         Raises:
-            ValueError, FileNotFoundError: it does not; see `WholeCheckpointer.load`.
+            ValueError, FileNotFoundError: see `WholeCheckpointer.load`.
         """
         without_weights = cfg.clone()
         without_weights.defrost()
-        without_weights.MODEL.WEIGHTS = ""  # DefaultPredictor would load what fits, and go on
+        without_weights.MODEL.WEIGHTS = ""  # DefaultPredictor would accept an incomplete one
         super().__init__(without_weights)
         self.cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS
         WholeCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
@@ -51,13 +51,13 @@ class BodyPartsPredictor(DefaultPredictor):
     ) -> People | list[People]:
         """
         Args:
-            images: (H, W, 3) BGR uint8, or several, which then go through the model together.
-            boxes: people's boxes from elsewhere (another detector, a tracker), (N, 4) XYXY
-                absolute, for every picture; what lies outside of it is cut off. The model's own
-                detection is skipped; scores are 1.
+            images: (H, W, 3) BGR uint8, or several of them, which are run as one batch.
+            boxes: people's boxes from another detector or a tracker, (N, 4) XYXY absolute, for each
+                image; they are clipped to it. The model's own detection is skipped, and scores
+                are 1.
 
         Returns:
-            People, or a list of them if several pictures were given.
+            People, or a list of them if several images were given.
         """
         if isinstance(images, np.ndarray):
             return self([images], None if boxes is None else [boxes])[0]
@@ -69,10 +69,10 @@ class BodyPartsPredictor(DefaultPredictor):
         return [self._people(f, i) for f, i in zip(found, inputs, strict=True)]
 
     def model_input(self, image: np.ndarray) -> dict:
-        """(H, W, 3) BGR uint8 -> what the model takes: resized, in the config's order of channels.
+        """(H, W, 3) BGR uint8 -> the model's input: resized, channels in the config's order.
 
         Raises:
-            ValueError: the picture is not of that shape.
+            ValueError: the image is not of that shape.
         """
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected a picture (H, W, 3), found {image.shape}")
@@ -84,7 +84,7 @@ class BodyPartsPredictor(DefaultPredictor):
         return {"image": tensor, "height": height, "width": width}
 
     def _people(self, instances: Instances, picture: dict) -> People:
-        """The model's output in the picture's own coordinates; no mask is pasted."""
+        """The model's output in coordinates of the original image; masks are not pasted."""
         height, width = picture["height"], picture["width"]
         scale_y, scale_x = height / instances.image_size[0], width / instances.image_size[1]
         scaled = Instances((height, width), **instances.get_fields())
@@ -102,7 +102,7 @@ def _given(boxes: np.ndarray, picture: dict) -> Instances:
     height, width = picture["image"].shape[1:]
     instances = Instances((height, width), pred_boxes=Boxes(boxes.clone()))
     instances.pred_boxes.scale(width / picture["width"], height / picture["height"])
-    instances.pred_boxes.clip((height, width))  # masks are on the box that is given back
+    instances.pred_boxes.clip((height, width))  # masks are on the boxes as returned
     instances.scores = torch.ones(len(boxes))
     instances.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
     return instances

@@ -1,8 +1,8 @@
-"""The one annotation format: COCO's JSON with parts.
+"""The annotation format: COCO's JSON with parts.
 
 A file holds one split in one part schema (``voc_part_train.bodyparts-7.json``). pycocotools and
-Detectron2's own loader open it as it is; they see people with boxes, body masks and joints. On top
-of COCO's keys an annotation has
+Detectron2's own loader read it unchanged, as people with boxes, body masks and keypoints. In
+addition to COCO's keys an annotation has
 
 * ``part_segmentation``: {channel: compressed RLE} of the parts (the body's is ``segmentation``),
 * ``part_state``: {channel: "known" | "derived"}, ``body`` and unions listed like any channel. A
@@ -11,14 +11,13 @@ of COCO's keys an annotation has
 * ``unsided`` (optional): {union: RLE} where only the union of two sided channels is known, e.g.
   ``arm``,
 * ``ignore_segmentation`` (optional): RLE of the pixels at which nothing is known of this person,
-* ``score`` (optional): 0..1, where a model labelled: how sure it was of the person.
+* ``score`` (optional): 0..1, the confidence of a person labelled by a model.
 
-Images carry ``exhaustive``: false where there may be people nobody labelled. Regions in which
-nothing is to be counted are ``iscrowd: 1``; what they know of parts says what is there, not whose.
-``info`` names the schemas.
+Images have ``exhaustive``: false if there may be unlabelled people. Ignore regions are marked
+``iscrowd: 1``; part labels in them say what is there, not whose it is. ``info`` names the schemas.
 
-Masks are boolean (H, W) arrays over the whole picture. Coordinates are COCO's: boxes XYWH in
-pixels, joints as pixel indices (the centre of the first pixel is 0).
+Masks are boolean (H, W) arrays over the whole image. Coordinates are COCO's: boxes XYWH in pixels,
+keypoints as pixel indices (the centre of the first pixel is 0).
 """
 
 from __future__ import annotations
@@ -47,42 +46,42 @@ FORMAT_VERSION = 1
 PERSON_CATEGORY_ID = 1
 STATES = ("known", "derived")
 
-# Where only joints are known, the box is their hull, enlarged on each side by this share of its
-# longer edge: joints lie inside the limbs, not on the silhouette.
+# Where only keypoints are known, the box is their hull, enlarged on each side by this fraction of
+# its longer side: keypoints lie inside the limbs, not on the silhouette.
 JOINT_HULL_MARGIN = 0.1
 
 
 class RecordError(ValueError):
-    """A record or a file of records is not what it should be; the message names file and fault."""
+    """A record or a file of records is invalid; the message names the file and the fault."""
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A boolean (H, W) mask as compressed RLE with ``counts`` as text, as JSON needs it."""
+    """Encode a boolean (H, W) mask as compressed RLE with ``counts`` as ``str``, for JSON."""
     if mask.ndim != 2:
         raise ValueError(f"expected a mask of shape (H, W), found {mask.shape}")
     return _with_text(mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
-    """The boolean (H, W) mask of an RLE, compressed or not."""
+    """Decode an RLE, compressed or not, to a boolean (H, W) mask."""
     return decode_segmentation(rle, *rle["size"])
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
-    """The boolean (H, W) mask of a COCO ``segmentation``: RLE or polygons in pixels.
+    """Decode a COCO ``segmentation``, RLE or polygons in pixels, to a boolean (H, W) mask.
 
     Raises:
-        ValueError: it is neither. RLE that is malformed raises other errors, too.
+        ValueError: it is neither. Malformed RLE may raise other errors.
     """
     rle = compress_segmentation(segmentation, height, width)
     return mask_util.decode(rle).astype(bool)
 
 
 def compress_segmentation(segmentation, height: int, width: int) -> dict[str, Any]:
-    """A COCO ``segmentation``, RLE or polygons in pixels, as `encode_mask` gives masks.
+    """Convert a COCO ``segmentation``, RLE or polygons in pixels, to the form of `encode_mask`.
 
     Raises:
-        ValueError: it is neither. Lists of runs that are malformed raise other errors, too.
+        ValueError: it is neither. Malformed uncompressed RLE may raise other errors.
     """
     if not isinstance(segmentation, Mapping):
         try:
@@ -96,14 +95,14 @@ def compress_segmentation(segmentation, height: int, width: int) -> dict[str, An
 
 
 def _with_text(rle: Mapping[str, Any]) -> dict[str, Any]:
-    """Compressed RLE with ``counts`` as text, as JSON needs it."""
+    """Compressed RLE with ``counts`` as ``str``, for JSON."""
     counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [int(n) for n in rle["size"]], "counts": text}
 
 
 def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """The tight XYXY box of a boolean (H, W) mask, ends exclusive; None where it is empty."""
+    """The tight XYXY box of a boolean (H, W) mask, ends exclusive; None if the mask is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     if rows.size == 0:
         return None
@@ -114,18 +113,18 @@ def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 def label_map(
     parts: Mapping[str, np.ndarray], schema: PartSchema, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Settle overlaps by the schema's paint order.
+    """Merge part masks into a label map, resolving overlaps by the schema's paint order.
 
     Args:
-        parts: part name -> boolean (H, W) mask; parts that are not there are left out.
-        schema: names, and which of two overlapping parts wins.
+        parts: part name -> boolean (H, W) mask; absent parts are left out.
+        schema: part names and paint order.
         shape: (H, W).
 
     Returns:
-        (H, W) uint8: 0 = no part, else the channel's index in the schema.
+        (H, W) uint8: 0 = no part, else the channel index in the schema.
 
     Raises:
-        ValueError: a name that is no part of the schema, or a mask of another shape.
+        ValueError: a name is not a part of the schema, or a mask has another shape.
     """
     unknown = set(parts) - set(schema.parts)
     if unknown:
@@ -152,26 +151,27 @@ def person_annotation(
     keypoints: np.ndarray | None = None,
     bbox: Iterable[float] | None = None,
 ) -> dict[str, Any]:
-    """One person's annotation, still without ``id`` and ``image_id``.
+    """One person's annotation, without ``id`` and ``image_id``.
 
-    Overlapping parts are settled by the paint order; parts are clipped by the body where it is
-    known. The box is the body's tight box, else ``bbox``, else the hull of the labelled joints
+    Overlaps between parts are resolved by the paint order; parts are clipped by the body if it is
+    known. The box is the body's tight box, else ``bbox``, else the hull of the labelled keypoints
     enlarged by ``JOINT_HULL_MARGIN``.
 
     Args:
-        part_schema, keypoint_schema: what the names mean.
-        image_shape: (H, W) of the picture.
-        body: boolean (H, W), or None where the silhouette is unknown.
+        part_schema, keypoint_schema: the schemas of the names and keypoints.
+        image_shape: (H, W) of the image.
+        body: boolean (H, W), or None if the silhouette is unknown.
         parts: part name -> boolean (H, W).
-        states: channel -> "known" or "derived". Left out: what has a mask is known. A channel
+        states: channel -> "known" or "derived". Default: channels with a mask are known. A channel
             listed here without a mask is known to be empty.
         unsided: union name (``arm``) -> boolean (H, W), where sides are unknown.
         ignore: boolean (H, W), pixels at which nothing is known of this person.
-        keypoints: (K, 3) of x, y in pixel indices and v in {0, 1, 2}.
-        bbox: XYWH, used where the body is unknown.
+        keypoints: (K, 3), x, y in pixel indices and v in {0, 1, 2}.
+        bbox: XYWH, used if the body is unknown.
 
     Raises:
-        ValueError: the body is known and empty, or nothing gives a box; also as `label_map`.
+        ValueError: the body is known but empty, or there is nothing to derive a box from; also as
+            `label_map`.
     """
     height, width = image_shape
     parts = dict(parts or {})
@@ -221,7 +221,7 @@ def person_annotation(
 def ignore_annotation(
     keypoint_schema: KeypointSchema, image_shape: tuple[int, int], mask: np.ndarray
 ) -> dict[str, Any]:
-    """A region in which nothing counts (a crowd): ``iscrowd: 1``. The mask is (H, W), not empty."""
+    """The annotation of an ignore region (``iscrowd: 1``), from a non-empty (H, W) mask."""
     body_only = person_annotation(
         PartSchema("body", (BODY,)), keypoint_schema, image_shape, body=mask, states={}
     )
@@ -240,7 +240,7 @@ def _joint_hull(points: np.ndarray, height: int, width: int) -> list[float]:
 
 @dataclass
 class Records:
-    """A file of records in memory: COCO's four lists, and the schemas they are in."""
+    """A file of records in memory: COCO's images, annotations and info, and their schemas."""
 
     part_schema: PartSchema
     keypoint_schema: KeypointSchema
@@ -258,7 +258,7 @@ class Records:
         exhaustive: bool = True,
         **extra: Any,
     ) -> int:
-        """Append a picture and its annotations, numbering both from 1. Returns the image id."""
+        """Append an image and its annotations, with ids counted from 1. Returns the image id."""
         image, people = _numbered(
             len(self.images),
             len(self.annotations),
@@ -281,7 +281,7 @@ class Records:
         return groups
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written: COCO's ``info``, ``images``, ``annotations``, ``categories``."""
+        """The file's content: COCO's ``info``, ``images``, ``annotations``, ``categories``."""
         keypoints = self.keypoint_schema
         return {
             "info": {
@@ -308,7 +308,7 @@ class Records:
 
 
 def write_records(path: str | os.PathLike, records: Records) -> None:
-    """Write a file of records at once or not at all."""
+    """Write a file of records, atomically."""
     write_json(path, records.to_dict())
 
 
@@ -319,12 +319,12 @@ def stream_records(
     pictures: Iterable[Mapping[str, Any]],
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a file of records whose annotations need not all be in memory, at once or not at all.
+    """Write a file of records, atomically, without holding all annotations in memory.
 
     Args:
-        path: the file; what is there is replaced once ``pictures`` has come to its end.
+        path: the file; an existing one is replaced once ``pictures`` is exhausted.
         part_schema, keypoint_schema, info: as in `Records`.
-        pictures: the arguments of `Records.add_image`, a mapping for each picture.
+        pictures: arguments of `Records.add_image`, one mapping per image.
     """
     header = Records(part_schema, keypoint_schema, info=dict(info or {})).to_dict()
     del header["images"], header["annotations"]
@@ -352,7 +352,7 @@ def _numbered(
     exhaustive: bool = True,
     **extra: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The image's record and its annotations, with ids that count from 1."""
+    """The image's record and its annotations, with ids counted from 1."""
     image_id = images_before + 1
     image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
     return {**image, "exhaustive": exhaustive, **extra}, [
@@ -362,22 +362,22 @@ def _numbered(
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON at once or not at all."""
+    """Write JSON, atomically."""
     with whole_file(path) as f:
         f.write(_dumps(content))
 
 
 def _dumps(content: Any) -> str:
-    # Not json.dump, which goes without the encoder in C.
+    # Not json.dump, which does not use the C encoder.
     return json.dumps(content, separators=(",", ":"))
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
-    """A temporary file beside ``path`` that takes its place in the end, if nothing fails.
+    """A temporary file next to ``path`` that replaces it on exit, unless there is an exception.
 
     Args:
-        path: the file; its folder is made where there is none.
+        path: the file; its folder is created if missing.
         mode: "w" for text, "wb" for bytes.
     """
     path = Path(path)
@@ -399,7 +399,7 @@ def _umask() -> int:
     return mask
 
 
-# What images and annotations of a file must have.
+# Required keys of a file's images and annotations.
 _KEYS = {
     "images": ("id", "file_name", "height", "width", "exhaustive"),
     "annotations": (
@@ -418,12 +418,12 @@ _KEYS = {
 def read_records(path: str | os.PathLike) -> Records:
     """Read a file of records.
 
-    Schemas that are not registered under their names are those that the file tells.
+    Schemas whose names are not registered are taken from the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecordError: it is not JSON, not this format, its channels or joints are not those of the
-            schema that is registered under the name, or a key is missing.
+        RecordError: it is not JSON or not this format or version, its channels or keypoints differ
+            from the schema registered under the same name, or a key is missing.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -482,29 +482,30 @@ def _keypoint_schema(content: Mapping[str, Any]) -> KeypointSchema:
             name,
             names,
             tuple((names[a - 1], names[b - 1]) for a, b in category["skeleton"]),
-            tuple(content["info"].get("keypoint_sigmas", ())),  # files of before 2026-11 lack them
+            tuple(content["info"].get("keypoint_sigmas", ())),  # missing in files before 2026-11
         )
 
 
 def _compress_masks(records: Records) -> None:
-    """Polygons and run lengths in lists, both of COCO's, become the compressed RLE of our own."""
+    """Convert COCO's polygons and uncompressed RLE to compressed RLE, in place."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in records.images}
     for annotation in records.annotations:
         places = [(annotation, name) for name in _WHOLE_MASKS if name in annotation]
         for key in ("part_segmentation", "unsided"):
             places += [(annotation[key], name) for name in annotation.get(key) or ()]
         for masks, name in places:
-            # What cannot be read stays, for `validate_records` to tell.
+            # Unreadable masks are kept, for `validate_records` to report.
             with contextlib.suppress(*_BAD_MASK):
                 masks[name] = compress_segmentation(masks[name], *sizes[annotation["image_id"]])
 
 
 def validate_records(records: Records, image_root: str | os.PathLike | None = None) -> list[str]:
-    """Everything that is wrong with the records, one line a fault; empty where all is well.
+    """All faults of the records, one line each; empty if they are valid.
 
     Args:
-        records: what to look through.
-        image_root: where ``file_name`` starts; left out, the files are not looked for.
+        records: the records to check.
+        image_root: the folder that ``file_name`` is relative to; if omitted, image files are not
+            checked.
     """
     faults = []
     images = {image["id"]: image for image in records.images}
@@ -527,9 +528,9 @@ def validate_records(records: Records, image_root: str | os.PathLike | None = No
     return faults
 
 
-# Masks of an annotation that are no part's.
+# Masks of an annotation that do not belong to a part.
 _WHOLE_MASKS = ("segmentation", "ignore_segmentation")
-# What decoding one that is malformed raises.
+# Raised when a malformed mask is decoded.
 _BAD_MASK = (ValueError, TypeError, KeyError, IndexError, OverflowError)
 
 

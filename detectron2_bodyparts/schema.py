@@ -1,8 +1,7 @@
-"""What the channels and the joints are called, and all that follows from their names.
+"""Names of part channels and keypoints, and everything derived from them.
 
-A schema is the only place that knows a part's or a joint's name. Sides, flips, paint order and the
-matching of one dataset's joints to another's are derived from it, so that a schema of your own is
-a few lines:
+Part and keypoint names are defined in schemas only. Sides, flips, paint order and the matching of
+keypoints between datasets are derived from the names, so a schema of your own takes a few lines:
 
     >>> from detectron2_bodyparts.schema import PartSchema, register_part_schema
     >>> hands = PartSchema("hands", ("body", "right_hand", "left_hand"))
@@ -24,8 +23,8 @@ import numpy as np
 BODY = "body"
 SIDES = ("right", "left")
 
-# A part's place on the body, from the inside out: where two masks overlap, the later one wins, so
-# that an arm in front of the chest is arm. Parts are called so, but for their sides.
+# Unsided part names, from the innermost outwards: where two masks overlap, the later one wins, so
+# that an arm in front of the chest is arm.
 _PAINT_ORDER = (
     ("torso",),
     ("head",),
@@ -37,7 +36,7 @@ _PAINT_ORDER = (
 
 
 def mirrored_name(name: str) -> str:
-    """The name with its side exchanged: ``right_arm`` -> ``left_arm``; unsided names stay."""
+    """The name with its side swapped: ``right_arm`` -> ``left_arm``; unsided names are kept."""
     for side, other in (SIDES, SIDES[::-1]):
         if name.startswith(side + "_"):
             return other + name[len(side) :]
@@ -45,7 +44,7 @@ def mirrored_name(name: str) -> str:
 
 
 def unsided_name(name: str) -> str:
-    """The name without its side: ``right_arm`` -> ``arm``; unsided names stay."""
+    """The name without its side: ``right_arm`` -> ``arm``; unsided names are kept."""
     for side in SIDES:
         if name.startswith(side + "_"):
             return name[len(side) + 1 :]
@@ -87,15 +86,16 @@ class PartSchema:
     """The channels of a part model.
 
     Args:
-        name: the schema's name, as configs and record files give it.
+        name: the schema's name, as used in configs and record files.
         channels: channel names. The first is ``body``, the whole silhouette, which contains the
-            others; the others ("parts") exclude one another. At most 63 names, parts and unions
-            together, because a pixel's part is kept in six bits.
-        colors: RGB in 0..255, one a channel; made up where left out.
+            others; the others ("parts") are mutually exclusive. At most 63 parts and unions in
+            total, because a pixel's part is stored in six bits.
+        colors: RGB in 0..255, one per channel; generated if omitted.
 
     Raises:
-        ValueError: ``body`` is not first, names repeat, a sided name has no counterpart, or a side
-            is written in another way than ``right_`` or ``left_`` before the part.
+        ValueError: ``body`` is not first, names repeat, a sided name has no counterpart, a side is
+            not written as the prefix ``right_`` or ``left_``, there are too many names, or the
+            number of colors is wrong.
     """
 
     name: str
@@ -111,7 +111,7 @@ class PartSchema:
             raise ValueError(
                 f"{self.name}: {len(self.channels)} channels but {len(self.colors)} colors"
             )
-        _ = self.flip_permutation  # its checks come first: unions take the counterparts for granted
+        _ = self.flip_permutation  # checks that counterparts exist, which unions rely on
         if len(self.parts) + len(self.all_unions) > 63:
             raise ValueError(f"{self.name}: at most 63 parts and unions, six bits hold no more")
 
@@ -121,7 +121,7 @@ class PartSchema:
         return self.channels[1:]
 
     def index(self, channel: str) -> int:
-        """The channel's index. Raises ``KeyError`` naming the channels there are."""
+        """The channel's index. Raises ``KeyError``, listing the channels, if there is none."""
         if channel not in self.channels:
             raise KeyError(f"schema {self.name} has no channel {channel!r}, only {self.channels}")
         return self.channels.index(channel)
@@ -138,18 +138,18 @@ class PartSchema:
 
     @cached_property
     def kinds(self) -> tuple[tuple[int, int], ...]:
-        """(right, left) channel indices of every kind of part; twice the same where unsided."""
+        """(right, left) channel indices of every kind of part; both are equal if it is unsided."""
         parts = list(enumerate(self.flip_permutation))[1:]
         return tuple((i, j) for i, j in parts if i == j or (i, j) in self.sided_pairs)
 
     @cached_property
     def unions(self) -> dict[str, tuple[int, int]]:
-        """Unsided name -> the (right, left) channel indices it is the union of, e.g. ``arm``."""
+        """Unsided name, e.g. ``arm`` -> the (right, left) channel indices that it unites."""
         return {unsided_name(self.channels[r]): (r, left) for r, left in self.sided_pairs}
 
     @cached_property
     def limb_unions(self) -> dict[str, tuple[int, ...]]:
-        """Limb -> the indices of its upper and lower channels, e.g. ``right_arm``, and ``arm``."""
+        """Limb, e.g. ``right_arm`` or ``arm`` -> indices of its upper and lower channels."""
         limbs: dict[str, list[int]] = {}
         for i, name in enumerate(self.channels):
             whole = name.replace("upper_", "").replace("lower_", "")
@@ -160,23 +160,23 @@ class PartSchema:
 
     @cached_property
     def all_unions(self) -> dict[str, tuple[int, ...]]:
-        """`unions` and `limb_unions`: what labels in a coarser schema can tell of this one."""
+        """`unions` and `limb_unions`: what labels in a coarser schema can supervise here."""
         return {**self.unions, **self.limb_unions}
 
     @cached_property
     def members(self) -> dict[str, tuple[int, ...]]:
-        """Channel, or one of `all_unions` -> the indices of the channels that make it up."""
+        """Channel or one of `all_unions` -> indices of its member channels."""
         return {name: (i,) for i, name in enumerate(self.channels)} | self.all_unions
 
     def names_in(self, finer: PartSchema) -> dict[str, str]:
-        """What this schema's channels and unions are called in a finer one.
+        """The names of this schema's channels and unions in a finer schema.
 
         Returns:
-            Name here -> a channel or a union of ``finer``. A plural is the union over sides, as
+            Name here -> a channel or union of ``finer``. A plural is the union over sides, such as
             pascal-person-part's ``upper_arms``.
 
         Raises:
-            ValueError: a channel is none there.
+            ValueError: a channel or union has no counterpart in ``finer``.
         """
         names = {}
         for name in self.members:
@@ -186,7 +186,7 @@ class PartSchema:
         return names
 
     def is_view_of(self, finer: PartSchema) -> bool:
-        """Whether every channel here is a channel or a union of ``finer``."""
+        """Whether every channel and union here is a channel or union of ``finer``."""
         try:
             return bool(self.names_in(finer))
         except ValueError:
@@ -194,7 +194,7 @@ class PartSchema:
 
     @cached_property
     def paint_order(self) -> tuple[str, ...]:
-        """The parts from the first painted to the last: where masks overlap, the later one wins."""
+        """The parts in the order they are painted: where masks overlap, the later one wins."""
 
         def rank(part: str) -> int:
             for i, names in enumerate(_PAINT_ORDER):
@@ -207,17 +207,18 @@ class PartSchema:
 
 @dataclass(frozen=True)
 class KeypointSchema:
-    """The joints of a skeleton.
+    """The keypoints of a skeleton.
 
     Args:
         name: the schema's name.
-        keypoints: joint names, in the order of the data.
-        skeleton: bones as pairs of joint names.
-        sigmas: the per-joint constants of object keypoint similarity (COCO's ``k / 2``).
+        keypoints: keypoint names, in the order of the data.
+        skeleton: bones as pairs of keypoint names; if omitted, common bones between them.
+        sigmas: per-keypoint constants of object keypoint similarity (COCO's ``k / 2``); if omitted,
+            the known ones by name, or a default.
 
     Raises:
-        ValueError: names repeat, a bone names no joint, lengths differ, or sides are written as
-            `PartSchema` does not take them.
+        ValueError: names repeat, a bone refers to an unknown keypoint, there are not as many sigmas
+            as keypoints, or a side is not written as `PartSchema` requires.
     """
 
     name: str
@@ -247,7 +248,7 @@ class KeypointSchema:
 
     @cached_property
     def flip_permutation(self) -> tuple[int, ...]:
-        """``flipped[k] = joints[flip_permutation[k]]``; its own inverse."""
+        """``flipped[k] = keypoints[flip_permutation[k]]``; its own inverse."""
         return _flip_permutation("joint", self.name, self.keypoints)
 
     @cached_property
@@ -257,32 +258,32 @@ class KeypointSchema:
 
     @cached_property
     def sided_pairs(self) -> tuple[tuple[int, int], ...]:
-        """(right, left) joint indices of every sided pair."""
+        """(right, left) keypoint indices of every sided pair."""
         return _sided_pairs(self.keypoints)
 
     @cached_property
     def bones(self) -> tuple[tuple[int, int], ...]:
-        """The skeleton as pairs of 0-based joint indices."""
+        """The skeleton as pairs of 0-based keypoint indices."""
         return tuple((self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.skeleton)
 
     def match(self, other: KeypointSchema) -> tuple[int, ...]:
-        """For each joint here, the index of the joint of the same name in ``other``, or -1."""
+        """For each keypoint here, the index of the one with the same name in ``other``, or -1."""
         return tuple(
             other.keypoints.index(k) if k in other.keypoints else -1 for k in self.keypoints
         )
 
     def take(self, joints: np.ndarray, other: KeypointSchema) -> np.ndarray:
-        """Joints of another schema in this one's order, matched by name.
+        """Reorder keypoints of another schema to this one, matched by name.
 
         Args:
-            joints: (..., K', 3) of x, y and visibility or score.
-            other: the schema of the K' joints.
+            joints: (..., K', 3), x, y and visibility or score.
+            other: the schema of the K' keypoints.
 
         Returns:
-            (..., K, 3); zeros for the joints that ``other`` lacks.
+            (..., K, 3), with zeros for the keypoints that ``other`` lacks.
 
         Raises:
-            ValueError: there are not as many joints as in ``other``.
+            ValueError: the number of keypoints is not that of ``other``.
         """
         if joints.shape[-2] != len(other):
             raise ValueError(
@@ -292,8 +293,8 @@ class KeypointSchema:
         return np.where((source >= 0)[:, None], joints[..., source, :], 0)
 
 
-# COCO's sigmas (cocodataset.org, keypoint evaluation). J-HMDB's own list agrees with them where
-# names are shared and gives .025 to neck and face, .107 to belly. LSP's head top has no published
+# COCO's sigmas (cocodataset.org, keypoint evaluation). J-HMDB's own list agrees with them for
+# shared names and has .025 for neck and face, .107 for belly. LSP's head top has no published
 # sigma: the nose's is used.
 _SIGMAS = {
     "nose": 0.026,
@@ -317,7 +318,7 @@ def _both(a: str, b: str) -> tuple[tuple[str, str], ...]:
     return tuple((f"{side}_{a}", f"{side}_{b}") for side in SIDES)
 
 
-# A skeleton takes those of these bones whose two joints it has.
+# A skeleton has by default those of these bones whose two keypoints are in the schema.
 _BONES = (
     *_both("ankle", "knee"),
     *_both("knee", "hip"),
@@ -336,7 +337,7 @@ _BONES = (
     ("neck", "head_top"),
 )
 
-# Of both schemas of seven channels: body, head, torso, then two pairs of limbs, dark and light.
+# For both seven-channel schemas: body, head, torso, then two pairs of limbs, dark and light.
 _SEVEN_COLORS = (
     (200, 200, 200),
     (230, 60, 60),
@@ -359,8 +360,8 @@ PASCAL_PERSON_PART = PartSchema(
     colors=_SEVEN_COLORS,
 )
 
-# Upper and lower limbs with sides, hands with the lower arms, feet with the lower legs: pascal-
-# person-part is its union over sides, bodyparts-7 (but for the neck) over upper and lower.
+# Sided upper and lower limbs; hands belong to the lower arms, feet to the lower legs. Merging sides
+# gives pascal-person-part, merging upper and lower limbs bodyparts-7 (except for the neck).
 BODYPARTS_11 = PartSchema(
     "bodyparts-11",
     (
@@ -455,7 +456,7 @@ LSP_14 = KeypointSchema(
     ),
 )
 
-# Every joint of the three, COCO's first: a model of it can train on any of them.
+# All keypoints of the three, COCO's first: a model with this schema can train on any of them.
 UNION_21 = KeypointSchema(
     "union-21", tuple(dict.fromkeys(COCO_17.keypoints + JHMDB_15.keypoints + LSP_14.keypoints))
 )
@@ -478,20 +479,20 @@ def _get(kind: str, registry: dict, name: str):
 
 
 def register_part_schema(schema: PartSchema) -> None:
-    """Make a schema known by its name. Raises ``ValueError`` if another one has the name."""
+    """Register a schema by its name. Raises ``ValueError`` if a different one has that name."""
     _register(_PART_SCHEMAS, schema)
 
 
 def register_keypoint_schema(schema: KeypointSchema) -> None:
-    """Make a schema known by its name. Raises ``ValueError`` if another one has the name."""
+    """Register a schema by its name. Raises ``ValueError`` if a different one has that name."""
     _register(_KEYPOINT_SCHEMAS, schema)
 
 
 def get_part_schema(name: str) -> PartSchema:
-    """The part schema of that name. Raises ``KeyError`` naming those there are."""
+    """The part schema of that name. Raises ``KeyError``, listing the known ones, if none."""
     return _get("part", _PART_SCHEMAS, name)
 
 
 def get_keypoint_schema(name: str) -> KeypointSchema:
-    """The keypoint schema of that name. Raises ``KeyError`` naming those there are."""
+    """The keypoint schema of that name. Raises ``KeyError``, listing the known ones, if none."""
     return _get("keypoint", _KEYPOINT_SCHEMAS, name)

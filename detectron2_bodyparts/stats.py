@@ -1,6 +1,6 @@
-"""What records hold: how often each channel and joint is known, and how large people are.
+"""Dataset statistics: how often each channel and keypoint is known, and how large people are.
 
-Areas come from run lengths: no mask is decoded, so that a large dataset takes seconds.
+Areas are computed from run lengths without decoding masks, so a large dataset takes seconds.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .drawing import CHANNEL_STATES, channel_states, paint_state, side_colors
 from .records import RecordError, Records
 from .schema import BODY, KeypointSchema, PartSchema
 
-JOINT_STATES = ("unlabelled", "hidden", "visible")  # by COCO's v = 0, 1, 2
+JOINT_STATES = ("unlabelled", "hidden", "visible")  # COCO's v = 0, 1, 2
 
 _QUARTILES = (25, 50, 75)
-_HEIGHTS = (16, 32, 64, 128, 256, 512)  # pixels at which a bar of the histogram ends
-_CROWDED = 10  # from so many people on, pictures share a bar
+_HEIGHTS = (16, 32, 64, 128, 256, 512)  # upper edges of the histogram's bins, in pixels
+_CROWDED = 10  # images with at least this many people share a bar
 
-# Of the chart, in pixels.
+# Layout of the chart, in pixels.
 _ROW = 22
 _NAME_WIDTH = 130
 _BAR_WIDTH = 460
 _RANGE_WIDTH = 300
 _GAP = 48
-_LEAST_JOINT_ROWS = 15  # the histograms beside the joints need the room
+_LEAST_JOINT_ROWS = 15  # room for the histograms beside the keypoints
 _INK = (30, 30, 30)
 _PALE = (215, 215, 215)
 _JOINT_COLORS = {"visible": (150, 100, 50), "hidden": (215, 190, 160)}
@@ -44,17 +44,17 @@ _Painter = Callable[[np.ndarray], None]
 
 @dataclass(frozen=True)
 class Statistics:
-    """The counts of some records; ``str()`` is a table. Ignore regions are not counted as people.
+    """Statistics of records; ``str()`` gives a table. Ignore regions are not counted as people.
 
     Args:
         part_schema, keypoint_schema: those of the records.
         pictures, not_exhaustive, ignore_regions: counts.
-        states: (channel, one of ``CHANNEL_STATES``) -> people.
-        areas: channel or union -> (M,) pixels of the M people who have a mask of it.
-        shares: part or union -> its shares of the body's area, 0..1, where both have a mask.
+        states: (channel, one of ``CHANNEL_STATES``) -> number of people.
+        areas: channel or union -> (M,) pixels, of the M people with a mask of it.
+        shares: part or union -> fractions of the body's area, 0..1, of people with both masks.
         people_per_picture: (pictures,) int.
         box_heights: (people,) pixels.
-        visibility: (people, K) uint8, each joint's v.
+        visibility: (people, K) uint8, v of each keypoint.
     """
 
     part_schema: PartSchema
@@ -71,29 +71,29 @@ class Statistics:
 
     @property
     def people(self) -> int:
-        """How many there are."""
+        """Number of people."""
         return len(self.box_heights)
 
     @property
     def names(self) -> list[str]:
-        """The channels, then those unions of which there is a mask."""
+        """The channels, then the unions that have masks."""
         unions = [union for union in self.part_schema.unions if union in self.areas]
         return [*self.part_schema.channels, *unions]
 
     def state_counts(self, channel: str) -> list[int]:
-        """In how many people the channel is in each of ``CHANNEL_STATES``."""
+        """Number of people with the channel in each of ``CHANNEL_STATES``."""
         return [self.states[channel, state] for state in CHANNEL_STATES]
 
     def joint_counts(self) -> np.ndarray:
-        """(K, 3): in how many people a joint is in each of ``JOINT_STATES``."""
+        """(K, 3): number of people with each keypoint in each of ``JOINT_STATES``."""
         return np.stack([(self.visibility == v).sum(axis=0) for v in range(3)], axis=1)
 
     def visible_joints(self) -> np.ndarray:
-        """(people,): how many joints of a person are visible (v = 2)."""
+        """(people,): number of visible keypoints (v = 2)."""
         return (self.visibility == 2).sum(axis=1)
 
     def histograms(self) -> dict[str, tuple[list[str], np.ndarray]]:
-        """Heading -> the names of the bars, and their (bars,) counts."""
+        """Title -> labels of the bars, and their (bars,) counts."""
         joints = len(self.keypoint_schema)
         return {
             "pictures by number of people": (
@@ -165,10 +165,10 @@ def _counts(values: np.ndarray, bins: int) -> np.ndarray:
 
 
 def collect(records: Records) -> Statistics:
-    """Count, in one pass over the annotations.
+    """Compute the statistics in one pass over the annotations.
 
     Raises:
-        RecordError: an annotation has another number of joints than its schema.
+        RecordError: an annotation has another number of keypoints than its schema.
     """
     schema, joints = records.part_schema, records.keypoint_schema
     per_picture = dict.fromkeys((image["id"] for image in records.images), 0)
@@ -209,7 +209,7 @@ def collect(records: Records) -> Statistics:
 
 
 def _areas(annotation: Mapping[str, Any]) -> dict[str, int]:
-    """Pixels of a person's masks; masks without any are left out."""
+    """Areas of a person's masks in pixels, without empty masks."""
     masks = {**annotation["part_segmentation"], **annotation.get("unsided", {})}
     if "segmentation" in annotation:
         masks[BODY] = annotation["segmentation"]
@@ -218,15 +218,15 @@ def _areas(annotation: Mapping[str, Any]) -> dict[str, int]:
 
 
 def draw_chart(statistics: Statistics, title: str) -> np.ndarray:
-    """The statistics as a picture.
+    """Draw the statistics as a chart.
 
-    Above, a row for each channel: in how many people it is known, derived, unsided, known to be
-    empty, unknown; the quartiles of its share of the body and of its pixels. Below, the joints in
-    the same way, and the histograms.
+    At the top, one row per channel: in how many people it is known, derived, unsided, known to be
+    empty or unknown, and the quartiles of its fraction of the body and of its area. Below, the
+    keypoints' states, and the histograms.
 
     Args:
-        statistics: what to draw.
-        title: written above, before the number of people.
+        statistics: the statistics to draw.
+        title: heading, followed by the number of people.
 
     Returns:
         (H, W, 3) uint8 BGR.
@@ -290,7 +290,7 @@ def _state_painter(
 
 
 def _name_painter(schema: PartSchema, name: str) -> _Painter:
-    """What fills the bars of a channel or of a union."""
+    """The function that fills the bars of a channel or union."""
     if name in schema.unions:
         right, _ = schema.unions[name]
         return _state_painter("unsided", *side_colors(schema, schema.channels[right]))
@@ -298,7 +298,7 @@ def _name_painter(schema: PartSchema, name: str) -> _Painter:
 
 
 def _key(chart: np.ndarray, x: int, y: int, painters: Mapping[str, _Painter]) -> None:
-    """A swatch and a word for each painter, side by side."""
+    """A swatch and a label for each painter, side by side."""
     for word, paint in painters.items():
         paint(chart[y + 5 : y + _ROW - 5, x : x + _ROW])
         _text(chart, word, x + _ROW + 6, y)
@@ -306,7 +306,7 @@ def _key(chart: np.ndarray, x: int, y: int, painters: Mapping[str, _Painter]) ->
 
 
 def _scale(chart: np.ndarray, x: int, y: int, rows: int, width: int, labels: Sequence[str]) -> None:
-    """Pale upright lines at equal distances, their labels below."""
+    """Pale, evenly spaced vertical lines with labels below."""
     for i, label in enumerate(labels):
         at = x + i * width // (len(labels) - 1)
         chart[y : y + rows * _ROW, at] = _PALE
@@ -324,7 +324,7 @@ def _stacked_bar(
 
 
 def _range(chart: np.ndarray, x: int, y: int, fractions: np.ndarray, paint: _Painter) -> None:
-    """A bar from the lower to the upper quartile of values in 0..1, the median marked."""
+    """A bar from the lower to the upper quartile of values in 0..1, with the median marked."""
     quartiles = np.percentile(fractions, _QUARTILES)
     low, middle, high = x + np.round(quartiles * _RANGE_WIDTH).astype(int)
     paint(chart[y + 5 : y + _ROW - 5, low : high + 1])
@@ -341,7 +341,7 @@ def _histogram(
     labels: Sequence[str],
     counts: np.ndarray,
 ) -> None:
-    """Upright bars in a rectangle of the chart, their labels below."""
+    """Vertical bars in a rectangle of the chart, with labels below."""
     _text(chart, heading, x, y)
     bottom, full = y + height - _ROW, height - 2 * _ROW - 4
     chart[bottom, x : x + width] = _PALE
@@ -355,7 +355,7 @@ def _histogram(
 
 
 def _text(chart: np.ndarray, text: str, x: int, y: int, scale: float = _FONT_SCALE) -> None:
-    """Text in the row that begins at ``y``."""
+    """Write text in the row that begins at ``y``."""
     cv2.putText(chart, text, (x, y + _ROW * 2 // 3), _FONT, scale, _INK, 1, cv2.LINE_AA)
 
 

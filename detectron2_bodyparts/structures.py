@@ -1,8 +1,8 @@
-"""People's part masks, one byte a pixel.
+"""Part masks of people, one byte per pixel.
 
-Parts exclude one another, so a pixel of one person is described by one byte: six bits say which
-part it is, one whether it is body, one whether it is to be ignored. The planes are cropped to what
-they hold and channels come apart only for the sampled regions, on their device.
+Parts are mutually exclusive, so one byte describes a pixel of a person: six bits for the part, one
+for the body, one for ignored pixels. Planes are cropped to their content; they are split into
+channels only for the sampled regions, on their device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PART_BITS = 0x3F  # 0 = no part, 1..P = the channel's index, P+1.. = the schema'
 BODY_BIT = 0x40
 IGNORE_BIT = 0x80
 
-# Regions whose targets are sampled together: bounds the memory that it takes, about 0.5 MiB each.
+# Number of regions whose targets are sampled at a time: each takes about 0.5 MiB.
 _CHUNK = 64
 
 UNKNOWN, KNOWN, DERIVED = 0, 1, 2
@@ -34,13 +34,13 @@ _STATE_CODES = {"known": KNOWN, "derived": DERIVED}
 
 
 def target_names(schema: PartSchema) -> tuple[str, ...]:
-    """What a mask target has a plane for: the channels, then all unions of channels."""
+    """Names of the planes of a mask target: the channels, then all unions of channels."""
     return (*schema.channels, *schema.all_unions)
 
 
 @lru_cache
 def target_codes(schema: PartSchema) -> tuple[tuple[int, ...], ...]:
-    """For each of `target_names` the codes that are part of it: its channels, and their unions."""
+    """For each of `target_names`, the codes of the channels and unions that it contains."""
     members = [(i,) for i in range(len(schema.channels))] + list(schema.all_unions.values())
     return tuple(
         tuple(code for code, inner in enumerate(members) if set(inner) <= set(outer))
@@ -49,7 +49,7 @@ def target_codes(schema: PartSchema) -> tuple[tuple[int, ...], ...]:
 
 
 def _target_flip(schema: PartSchema) -> tuple[int, ...]:
-    """``flipped[t] = targets[flip[t]]``, over `target_names`."""
+    """Permutation under a flip, ``flipped[t] = targets[flip[t]]``, over `target_names`."""
     names = target_names(schema)
     return tuple(names.index(mirrored_name(name)) for name in names)
 
@@ -62,31 +62,31 @@ def part_plane(
     *,
     annotated_in: PartSchema | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One person's record as a byte plane.
+    """Convert a person's annotation to a byte plane.
 
     Args:
         annotation: a person of a record file, or of any COCO file (then only the body is known).
-        schema: what the plane's bytes mean.
-        height, width: the picture's.
-        annotated_in: the schema the annotation is in, where it is a coarser one: its channels are
-            channels and unions of ``schema``.
+        schema: the schema of the plane.
+        height, width: size of the image.
+        annotated_in: the annotation's schema, if it is a coarser one, whose channels are channels
+            and unions of ``schema``.
 
     Returns:
         plane: (H, W) uint8 of ``PART_BITS``, ``BODY_BIT`` and ``IGNORE_BIT``.
-        state: (C + U,) uint8 of UNKNOWN, KNOWN, DERIVED, one for each of `target_names`.
+        state: (C + U,) uint8 of UNKNOWN, KNOWN or DERIVED, in the order of `target_names`.
     """
     names = target_names(schema)
     called = {name: name for name in names}
     if annotated_in is not None and annotated_in != schema:
         called = annotated_in.names_in(schema)
     segmentation = annotation.get("segmentation")
-    # What is where in a crowd of another COCO file, its coarse outline does not tell.
+    # The coarse outline of a crowd in another COCO file does not say what is where in it.
     body_known = segmentation and not annotation.get("iscrowd", 0)
     states = annotation.get("part_state", {BODY: "known"} if body_known else {})
     codes = {called[name]: _STATE_CODES[state] for name, state in states.items()}
     state = np.array([codes.get(name, UNKNOWN) for name in names], np.uint8)
     masks = {**annotation.get("unsided", {}), **annotation.get("part_segmentation", {})}
-    columns = np.zeros((width, height), dtype=np.uint8)  # runs go down the columns
+    columns = np.zeros((width, height), dtype=np.uint8)  # RLE is column-major
     for name, rle in masks.items():
         where, mask = _mask_columns(rle, height, width)
         np.copyto(columns[where], names.index(called[name]), where=mask)
@@ -98,10 +98,10 @@ def part_plane(
 
 
 def _mask_columns(segmentation: Any, height: int, width: int) -> tuple[slice, np.ndarray]:
-    """The columns of a mask that have pixels: which of the picture's, and (w, H) bool.
+    """The columns of a mask that have pixels: their slice of the image, and (w, H) bool.
 
-    `decode_segmentation` fills the whole picture, which for every part of every person is most of
-    what preparing a picture would take.
+    `decode_segmentation` fills the whole image; for every part of every person, this would take
+    most of the time of mapping an image.
     """
     if not isinstance(segmentation, Mapping):
         segmentation = compress_segmentation(segmentation, height, width)
@@ -110,7 +110,7 @@ def _mask_columns(segmentation: Any, height: int, width: int) -> tuple[slice, np
     ends = np.cumsum(_run_lengths(segmentation["counts"]))
     if ends[-1] > height * width:
         raise ValueError(f"runs of {ends[-1]} pixels in a mask of {[height, width]}")
-    ends = ends[: len(ends) // 2 * 2]  # the last run of pixels is the last of an even number
+    ends = ends[: len(ends) // 2 * 2]  # runs alternate, so the mask's last one has an even number
     if len(ends) == 0:
         return slice(0), np.zeros((0, height), dtype=bool)
     first, last = ends[0] // height, -(-ends[-1] // height)
@@ -121,11 +121,11 @@ def _mask_columns(segmentation: Any, height: int, width: int) -> tuple[slice, np
 
 
 def _run_lengths(counts: list[int] | str | bytes) -> np.ndarray:
-    """The run lengths of a COCO RLE; runs of other pixels and of the mask's take turns.
+    """The run lengths of a COCO RLE, alternately outside and inside the mask.
 
-    In compressed RLE (``rleToString`` of pycocotools' maskApi.c) a number is digits of five bits,
-    lowest first, each a character from "0" on; 0x20 says that more follow, and 0x10 of the last is
-    the sign. From the fourth number on it is the difference from the number two before.
+    In compressed RLE (``rleToString`` in pycocotools' maskApi.c) a number consists of 5-bit digits,
+    lowest first, as characters from "0" on; 0x20 marks that more follow, 0x10 of the last one is
+    the sign. From the fourth number on, the difference from the number two before is stored.
     """
     if isinstance(counts, list):
         return np.array(counts, dtype=np.int64)
@@ -145,11 +145,11 @@ def _run_lengths(counts: list[int] | str | bytes) -> np.ndarray:
 def mirror_parts(
     plane: np.ndarray, state: np.ndarray, schema: PartSchema
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exchange right and left in what a plane's bytes and its state say; pixels stay in place.
+    """Swap right and left in a plane's bytes and its state; pixels stay in place.
 
     Args:
-        plane, state: as `part_plane` gives them.
-        schema: what they mean.
+        plane, state: as returned by `part_plane`.
+        schema: their schema.
     """
     bits = np.arange(256, dtype=np.uint8)
     permutation = np.arange(PART_BITS + 1, dtype=np.uint8)
@@ -161,19 +161,19 @@ def mirror_parts(
 
 @dataclass
 class _Store:
-    """The planes of some people, end to end in one vector."""
+    """The planes of some people, concatenated in one vector."""
 
     data: torch.Tensor  # (total pixels,) uint8
-    windows: torch.Tensor  # (N, 4) int64, XYXY, ends exclusive: the pixels a plane covers
+    windows: torch.Tensor  # (N, 4) int64, XYXY, ends exclusive: pixels covered by a plane
     offsets: torch.Tensor  # (N,) int64: where a plane starts in data
     state: torch.Tensor  # (N, C + U) uint8
 
 
 def loss_weights(instances: Sequence[Instances]) -> torch.Tensor:
-    """(R,) weights of the regions of all pictures in the losses of parts and joints.
+    """(R,) weights, in the part and keypoint losses, of the regions of all images.
 
-    They are ``gt_loss_weights``, as the mapper sets them from DATASETS.TRAIN_LOSS_WEIGHTS; 1 for
-    instances without.
+    These are ``gt_loss_weights``, set by the mapper from DATASETS.TRAIN_LOSS_WEIGHTS; 1 for
+    instances without this field.
     """
     return torch.cat(
         [
@@ -186,16 +186,16 @@ def loss_weights(instances: Sequence[Instances]) -> torch.Tensor:
 
 
 def target_weights(masks: PartMasks, derived_weight: float) -> torch.Tensor:
-    """(N, C + U): 1 for what is known, ``derived_weight`` for what was derived, else 0."""
+    """(N, C + U): 1 for known channels, ``derived_weight`` for derived ones, 0 for unknown ones."""
     state = masks.state
     return torch.where(state == DERIVED, derived_weight, (state != UNKNOWN).float())
 
 
 class PartMasks:
-    """Part masks of N people of one picture.
+    """Part masks of N people in one image.
 
-    Indexing returns another view of the same store and copies no pixels, which is what makes it
-    cheap to follow Detectron2's matching of hundreds of proposals to a few people.
+    Indexing returns a view of the same store and copies no pixels, so matching hundreds of
+    proposals to a few people, as Detectron2 does, is cheap.
     """
 
     def __init__(self, schema: PartSchema, store: _Store, index: torch.Tensor) -> None:
@@ -207,12 +207,12 @@ class PartMasks:
     def from_planes(
         cls, planes: Sequence[np.ndarray], states: Sequence[np.ndarray], schema: PartSchema
     ) -> PartMasks:
-        """Crop each plane to what it holds and keep it.
+        """Build from planes, which are cropped to their content.
 
         Args:
-            planes: N arrays (H, W) uint8, as `part_plane` gives them.
+            planes: N arrays (H, W) uint8, as returned by `part_plane`.
             states: N arrays (C + U,) uint8.
-            schema: what the bytes mean.
+            schema: their schema.
         """
         crops, windows, offsets, offset = [], [], [], 0
         for plane in planes:
@@ -237,12 +237,12 @@ class PartMasks:
 
     @property
     def device(self) -> torch.device:
-        """Where the planes are."""
+        """Device of the planes."""
         return self._store.data.device
 
     @property
     def state(self) -> torch.Tensor:
-        """(N, C + U) uint8 of UNKNOWN, KNOWN, DERIVED, in the order of `target_names`."""
+        """(N, C + U) uint8 of UNKNOWN, KNOWN or DERIVED, in the order of `target_names`."""
         return self._store.state[self._index]
 
     def to(self, *args: Any, **kwargs: Any) -> PartMasks:
@@ -255,14 +255,14 @@ class PartMasks:
         return PartMasks(self.schema, store, self._index.to(device))
 
     def __getitem__(self, item: int | slice | torch.Tensor) -> PartMasks:
-        """Index by an int, a slice, a bool vector or a vector of indices. Copies no pixels."""
+        """Index by an int, slice, bool vector or vector of indices. Copies no pixels."""
         if isinstance(item, int):
             item = [item]
         return PartMasks(self.schema, self._store, self._index[item])
 
     @staticmethod
     def cat(masks: Sequence[PartMasks]) -> PartMasks:
-        """The people of several `PartMasks` of one schema, in order."""
+        """Concatenate several `PartMasks` of the same schema."""
         first = masks[0]
         if any(m.schema != first.schema for m in masks):
             raise ValueError(f"cannot join masks of {sorted({m.schema.name for m in masks})}")
@@ -281,17 +281,17 @@ class PartMasks:
 
     @torch.no_grad()
     def crop_and_resize(self, boxes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Targets of regions: one bilinear sample a cell and channel, true from 0.5 on.
+        """Mask targets of regions: a bilinear sample per cell and channel, true if at least 0.5.
 
         Args:
-            boxes: (N, 4) XYXY absolute, continuous, one for each person of this object.
+            boxes: (N, 4) XYXY absolute, continuous, one for each of the N people.
             size: side S of the targets.
 
         Returns:
-            targets: (N, C + U, S, S) bool, planes in the order of `target_names`. A union of which
-                no person here knows anything stays false.
-            valid: (N, S, S) bool, false where a sample touches an ignored pixel. What lies outside
-                the person's plane is background.
+            targets: (N, C + U, S, S) bool, in the order of `target_names`. Channels and unions
+                that are unknown for all N people are false.
+            valid: (N, S, S) bool, false where a sample touches an ignored pixel. Outside the
+                person's plane is background.
         """
         if boxes.shape != (len(self), 4):
             raise ValueError(f"expected boxes ({len(self)}, 4), found {tuple(boxes.shape)}")
@@ -313,10 +313,10 @@ class PartMasks:
         targets: torch.Tensor,
         valid: torch.Tensor,
     ) -> None:
-        """Fill in ``targets`` and ``valid``, as `crop_and_resize` returns them.
+        """Fill in ``targets`` and ``valid``, see `crop_and_resize`.
 
         Args:
-            codes: target -> what the bytes of its pixels are, of the targets to fill in.
+            codes: index of each target to fill in -> the part codes of its pixels.
         """
         size = valid.shape[-1]
         xs, wx = self._sample_axis(boxes[:, 0], boxes[:, 2], size)
@@ -341,18 +341,18 @@ class PartMasks:
                 for part, weight in parts:
                     for code in of_target:
                         share += (part == code) * weight
-            # The four weights sum to one only up to rounding: 0.5 must not be lost to it.
+            # The four weights sum to 1 only up to rounding, which must not turn 0.5 into false.
             targets[:, c] = share >= 0.5 - 1e-6
 
     def pixels(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """(N, H, W) bytes of everybody's plane at rows (H,) and columns (W,) of the picture."""
+        """(N, H, W) bytes of each person's plane at rows (H,) and columns (W,) of the image."""
         return self._gather(rows.expand(len(self), -1), columns.expand(len(self), -1))
 
     @staticmethod
     def _sample_axis(
         low: torch.Tensor, high: torch.Tensor, size: int
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """(N, S) index of the pixel below each sample, and the weights of it and the next."""
+        """(N, S) index of the pixel at or before each sample, and weights of it and the next."""
         steps = (torch.arange(size, device=low.device, dtype=low.dtype) + 0.5) / size
         centers = low[:, None] + (high - low)[:, None] * steps - 0.5  # in pixel indices
         index = centers.floor()
@@ -360,7 +360,7 @@ class PartMasks:
         return index.to(torch.int64), (1 - fraction, fraction)
 
     def _gather(self, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
-        """(N, S, S) bytes at rows ys and columns xs, both (N, S); 0 outside the planes."""
+        """(N, H, W) bytes at rows ys (N, H) and columns xs (N, W); 0 outside the planes."""
         x0, y0, x1, y1 = self._store.windows[self._index][:, :, None].unbind(1)
         in_x, in_y = (xs >= x0) & (xs < x1), (ys >= y0) & (ys < y1)
         inside = in_y[:, :, None] & in_x[:, None, :]

@@ -1,7 +1,7 @@
-"""People who keep their number from one picture to the next.
+"""Track people through a video.
 
-The tracker is ByteTrack (Zhang et al., 2022) of the ``trackers`` library, which the extra ``video``
-installs.
+The tracker is ByteTrack (Zhang et al., 2022) from the ``trackers`` library, which the extra
+``video`` installs.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from trackers import ByteTrackTracker
 
 from .people import People
 
-# The tracker's bound is a second. Between two pictures no more than this passes for it, so that a
-# number lasts from one to the next, however slow a camera's model is.
+# The tracker drops tracks after a second. Its clock advances by at most this between two frames, so
+# that IDs last from one frame to the next, however slowly the model runs on a camera.
 LONGEST_STEP = 0.6
 
 
 class PeopleTracker:
-    """Follows the people of one video, telling them apart by how their boxes move.
+    """Tracks the people of one video by the motion of their boxes.
 
-    An id is given when somebody is seen for the second time, and kept while they are out of sight
-    for a second at most, or from one picture to the next where they are further apart. Who is
-    hidden by somebody else may come back under another id.
+    A track ID is assigned when a person is detected for the second time. It is kept while they are
+    out of sight for at most a second, or from one frame to the next if frames are further apart. A
+    person who was occluded may come back under another ID.
     """
 
     def __init__(self, rate: float) -> None:
         """
         Args:
-            rate: pictures a second that it will be given, about; a camera's model may be slower.
+            rate: approximate frames per second of the input; on a camera the model may be slower.
         """
         self._tracker = ByteTrackTracker(frame_rate=rate)
         self._last = self._clock = 0.0
 
     def __call__(self, people: People, time: float) -> People:
-        """The people of the next picture, in the same order, with ids.
+        """Assign track IDs to the people of the next frame; their order is kept.
 
         Args:
-            people: all of them count, so leave out unsure ones before.
-            time: of the picture, in seconds from whenever; later than the one before.
+            people: all are tracked, so filter by score first.
+            time: of the frame, in seconds from any origin; later than the last one's.
         """
-        # Without scores, everybody is followed: the threshold has been applied.
+        # Without scores, everybody is tracked: the threshold has been applied.
         detections = supervision.Detections(people.boxes, data={"index": np.arange(len(people))})
         self._clock += min(time - self._last, LONGEST_STEP)
         self._last = time

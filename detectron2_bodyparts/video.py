@@ -1,6 +1,6 @@
-"""Videos and cameras: frames in by OpenCV, H.264 out by PyAV, as browsers play it.
+"""Read videos and cameras with OpenCV, write H.264 that browsers play with PyAV.
 
-Pictures are BGR uint8 (H, W, 3), times in seconds from the first frame.
+Images are BGR uint8 (H, W, 3), times in seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ import av
 import cv2
 import numpy as np
 
-# Frames a second where a file or a camera does not say.
+# Frames per second if a file or a camera does not report them.
 DEFAULT_RATE = 25.0
 
-# A written video's unit of time. The frames of all standard rates, 24000/1001 to 60 a second, lie
-# on whole numbers of it.
+# Time base of written videos: at all standard rates, 24000/1001 to 60 frames per second, frames lie
+# on whole multiples of it.
 TICK = Fraction(1, 240_000)
 
 
 class VideoReader:
-    """The frames of a video file, turned upright, or of a camera. Close it, or use ``with``.
+    """The frames of a video file, rotated upright, or of a camera. Close it, or use ``with``.
 
     Attributes:
         size: (H, W) in pixels.
-        rate: frames a second: the mean; of a camera, what it aims at.
-        num_frames: as far as the file knows; often ``rate`` times its seconds, and only about
-            right. None where nothing is known.
+        rate: frames per second: a file's mean rate, a camera's nominal rate.
+        num_frames: according to the file; often ``rate`` times its duration, so only approximate.
+            None if unknown.
     """
 
     def __init__(self, source: str | Path | int) -> None:
         """
         Args:
-            source: a file, or the number of a camera.
+            source: path of a file, or the number of a camera.
 
         Raises:
-            OSError: not even one frame can be read.
+            OSError: not even the first frame can be read.
         """
         self._is_camera = isinstance(source, int)
         self._capture = cv2.VideoCapture(source if self._is_camera else str(source))
@@ -47,7 +47,7 @@ class VideoReader:
             self._capture.release()
             raise OSError(f"no readable {'camera' if self._is_camera else 'video'}: {source}")
         self.size: tuple[int, int] = self._first.shape[:2]
-        rate = self._capture.get(cv2.CAP_PROP_FPS)  # 0, -1 or NaN where nobody knows
+        rate = self._capture.get(cv2.CAP_PROP_FPS)  # 0, -1 or NaN if unknown
         self.rate = rate if 0 < rate < float("inf") else DEFAULT_RATE
         count = 0 if self._is_camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.num_frames = count if count > 0 else None
@@ -59,11 +59,11 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file or the camera."""
+        """Release the file or the camera."""
         self._capture.release()
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Time and picture of each frame, once; of a camera, the time that has really passed."""
+        """Yield time and image of each frame, once only; of a camera, the time really elapsed."""
         start, last = time.monotonic(), -1 / self.rate
         is_read, image = True, self._first
         while is_read:
@@ -71,21 +71,21 @@ class VideoReader:
                 now = time.monotonic() - start
             else:
                 now = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            # Not all files have times, and some repeat them.
+            # Some files have no timestamps, and some repeat them.
             last = now if now > last else last + 1 / self.rate
             yield last, image
             is_read, image = self._capture.read()
 
 
 class VideoWriter:
-    """Writes an mp4 file. Close it, or use ``with``: without, the file cannot be played."""
+    """Writes an mp4 file. Close it, or use ``with``: an unclosed file cannot be played."""
 
     def __init__(self, path: str | Path, size: tuple[int, int], rate: float) -> None:
         """
         Args:
-            path: the file; what is there is replaced.
-            size: (H, W) in pixels. Few programs but ours play odd ones.
-            rate: frames a second.
+            path: the file; an existing one is replaced.
+            size: (H, W) in pixels. Few players support odd sizes.
+            rate: frames per second.
 
         Raises:
             OSError: the file cannot be written.
@@ -96,7 +96,7 @@ class VideoWriter:
         self._stream = self._container.add_stream("libx264", rate=exact)
         self._stream.codec_context.time_base = TICK
         self._stream.height, self._stream.width = size
-        # H.264's usual form has one colour for 2x2 pixels, so none of odd size.
+        # H.264's usual yuv420p has one colour per 2x2 pixels, so it needs even sizes.
         is_even = size[0] % 2 == size[1] % 2 == 0
         self._stream.pix_fmt = "yuv420p" if is_even else "yuv444p"
 
@@ -111,13 +111,13 @@ class VideoWriter:
 
         Args:
             image: (H, W, 3) BGR uint8 of the video's size.
-            time: when it is shown, in seconds; later than the last one.
+            time: presentation time in seconds; later than the last frame's.
         """
         frame = av.VideoFrame.from_ndarray(image, format="bgr24")
         frame.time_base, frame.pts = TICK, round(time / TICK)
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what is left, and finish the file."""
+        """Flush the remaining frames and finish the file."""
         self._container.mux(self._stream.encode())
         self._container.close()

@@ -32,15 +32,15 @@ from .common import INTERRUPTED, CommandError, faults_in_one_line
 from .model import add_model_arguments, load_predictor
 from .pictures import find_pictures
 
-# Of the quick start's model, on its 100 unseen synthetic pictures: from 0.7 up it is right about 91
-# of 100 people (from 0.5 up: 83). It misses 29 of 240, and the regions to ignore cover 27 of these,
-# with 19 % of the pictures' area (from 0.05 up: 28, with 34 %).
+# The quick-start model on its 100 unseen synthetic images: of people scoring at least 0.7, 91 % are
+# correct (0.5: 83 %). It misses 29 of 240; the ignore regions cover 27 of these, and 19 % of the
+# images' area (with an ignore threshold of 0.05: 28, and 34 %).
 THRESHOLD = 0.7
 IGNORE_THRESHOLD = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     parser.add_argument("inputs", nargs="+", type=Path, help="images and folders of images")
     add_model_arguments(parser)
     parser.set_defaults(threshold=THRESHOLD)
@@ -66,12 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write records of what a model finds. Returns the exit code: see the module."""
+    """Write a model's predictions as records. Returns the exit code; see the module docstring."""
     if args.output.suffix != ".json":
         raise CommandError(f"--output: expected a file *.json, found {args.output}")
     if not 0 <= args.ignore_threshold <= args.threshold <= 1:
         raise CommandError("expected 0 <= --ignore-threshold <= --threshold <= 1")
-    # Absolute, so that a picture that is given twice is labelled once.
+    # Absolute, so that an image given twice is labelled once.
     items = list(dict.fromkeys(os.path.abspath(path) for path in find_pictures(args.inputs)))
     if not items:
         raise CommandError(f"no picture in {', '.join(map(str, args.inputs))}")
@@ -114,13 +114,13 @@ def run(args: argparse.Namespace) -> int:
 def annotations(
     people: People, *, threshold: float, joint_threshold: float
 ) -> list[dict[str, Any]]:
-    """The people as records' annotations, each with its ``score``.
+    """Convert people to the records' annotations, each with its ``score``.
 
     Args:
-        people: all down to the score from which on they are to be ignored.
-        threshold: people of a lower score become regions to ignore: their silhouettes, or boxes
-            where the model has no masks. So do those without a pixel of body.
-        joint_threshold: joints of a lower score are left unlabelled.
+        people: all people down to the ignore threshold.
+        threshold: people with a lower score, or without a pixel of body, become ignore regions:
+            their silhouettes, or their boxes if there is no mask.
+        joint_threshold: keypoints with a lower score are left unlabelled.
     """
     found = []
     for person in people:
@@ -139,12 +139,12 @@ def annotations(
 def labelled_person(
     person: Person, body: np.ndarray | None, joint_threshold: float
 ) -> dict[str, Any]:
-    """A person as `records.person_annotation`; every channel that the model has is derived.
+    """Convert a person with `records.person_annotation`; all of the model's channels are derived.
 
-    Joints that the model gives are visible (v = 2): it does not tell which are hidden.
+    Predicted keypoints are visible (v = 2): the model does not predict which are occluded.
 
     Args:
-        body: the person's, (H, W) bool; None where the model has no masks.
+        body: the person's body mask, (H, W) bool; None if the model predicts no masks.
     """
     schema = person.part_schema
     parts, states, keypoints = {}, {}, None
@@ -178,14 +178,14 @@ def box_mask(person: Person) -> np.ndarray:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the labels depend on, for the ``info`` of the records."""
+    """The settings that the labels depend on, for the ``info`` of the records."""
     if args.config_file:
         model = {"config": args.config_file, "weights": args.weights, "opts": args.opts}
         file = args.weights
     else:
         file = args.model or default_model()
         model = {"model": Path(file).name}
-    # By its content, or a run that was stopped would go on with another model of the same name.
+    # By content; otherwise an interrupted run could resume with another model of the same name.
     if file and Path(file).is_file():
         model["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return {

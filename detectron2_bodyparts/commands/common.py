@@ -1,4 +1,4 @@
-"""What several subcommands need."""
+"""Helpers shared by several subcommands."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 from ..records import Records, read_records
 
-# The exit codes that shells give after Ctrl-C, and where nobody reads the output any more.
+# The exit codes that shells report after Ctrl-C (SIGINT) and for a closed pipe (SIGPIPE).
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
 
 class CommandError(Exception):
-    """What the user is told in one line instead of a traceback."""
+    """An error that is shown to the user in one line instead of a traceback."""
 
 
 def require_detectron2() -> None:
-    """Register the plugin, or end the command with one clear line: Detectron2 is not installed."""
+    """Register the plugin. Raises ``CommandError`` if Detectron2 is not installed."""
     if importlib.util.find_spec("detectron2") is None:
         raise CommandError("this needs Detectron2; the README says how to install it")
     importlib.import_module("detectron2_bodyparts.data")
@@ -29,10 +29,10 @@ def require_detectron2() -> None:
 
 @contextlib.contextmanager
 def faults_in_one_line() -> Iterator[None]:
-    """What is wrong with the user's files or with their content becomes a `CommandError`."""
+    """Turn errors of the user's files or their content into `CommandError`."""
     try:
         yield
-    except BrokenPipeError:  # no fault: `cli.main` knows what to do
+    except BrokenPipeError:  # not an error: `cli.main` handles it
         raise
     except OSError as e:
         raise CommandError(f"{e.filename}: {e.strerror}" if e.filename else str(e)) from e
@@ -41,15 +41,15 @@ def faults_in_one_line() -> Iterator[None]:
 
 
 def load_dataset(name: str, image_root: str | None = None) -> tuple[Records, Path]:
-    """A dataset's records, and the folder in which their ``file_name`` starts.
+    """A dataset's records, and the folder that their ``file_name`` is relative to.
 
     Args:
         name: a file of records (``.json``), or a dataset registered with Detectron2.
-        image_root: of a file, where the pictures are; its own folder where left out.
+        image_root: the image folder of a file of records; by default its own folder.
 
     Raises:
-        CommandError: there is no such file or dataset, the file is no file of records, or the
-            dataset is of several classes without people.
+        CommandError: there is no such file or dataset, the file is not a file of records, or the
+            dataset has several classes, none of them person.
     """
     try:
         if name.endswith(".json"):
@@ -64,7 +64,7 @@ def load_dataset(name: str, image_root: str | None = None) -> tuple[Records, Pat
             raise CommandError(f"no dataset {name!r}; with parts there are {sorted(known)}")
         return registered_records(name), Path()
     except FileNotFoundError as e:
-        # The system says which file, a registered dataset also which command makes it.
+        # The system names the file; a registered dataset also names the command that makes it.
         raise CommandError(f"no file {e.filename}" if e.filename else str(e)) from e
     except ValueError as e:
         raise CommandError(str(e)) from e
@@ -73,6 +73,6 @@ def load_dataset(name: str, image_root: str | None = None) -> tuple[Records, Pat
 def add_evaluation_arguments(
     parser: argparse.ArgumentParser, annotations: str, predictions: str
 ) -> None:
-    """The truth and the predictions, with what to say of them."""
+    """Add --annotations and --predictions, with their help texts."""
     parser.add_argument("--annotations", required=True, help=annotations)
     parser.add_argument("--predictions", required=True, help=predictions)

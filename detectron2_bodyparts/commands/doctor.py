@@ -25,12 +25,12 @@ from packaging.requirements import Requirement
 from .. import __version__
 from ..schema import BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART
 
-# What is broken must not end this command: libraries are imported in a process of their own, and
-# our modules that need them where they are called.
+# A broken library must not end this command: libraries are imported in a separate process, and our
+# modules that need them inside functions.
 
 PACKAGE = "detectron2_bodyparts"
 DEVELOPERS_EXTRAS = ("test", "dev")
-# Distributions that bring the same modules.
+# Distributions that provide the same modules.
 ALTERNATIVES = {
     "opencv-python": (
         "opencv-python-headless",
@@ -45,7 +45,7 @@ REBUILD_DETECTRON2 = (
     f"pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall {DETECTRON2}"
 )
 TORCH_GUIDE = "https://pytorch.org/get-started/locally/"
-# Comes with the model: one person, whom it was not trained on.
+# Shipped with the model: an image of one person, on which it was not trained.
 SELF_TEST = Path(__file__).parents[1] / "models" / "astronaut.jpg"
 SCHEMAS = (BODYPARTS_7.name, BODYPARTS_11.name, PASCAL_PERSON_PART.name)
 
@@ -54,13 +54,13 @@ State = Literal["ok", "missing", "fault"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found. ``str()`` gives its lines.
+    """The result of one check; ``str()`` gives its lines.
 
     Args:
-        check: its name.
-        state: "missing" is no fault: one may do without.
-        found: a version, a name, the last line of an error.
-        advice: what to do; empty where there is nothing to do.
+        check: the check's name.
+        state: "missing" is not a fault: the item is optional.
+        found: a version, a name, or the last line of an error.
+        advice: what to do; empty if nothing is needed.
     """
 
     check: str
@@ -77,10 +77,10 @@ class Probe(NamedTuple):
     """A check of other libraries.
 
     Args:
-        check: its name.
-        code: prints what it finds, and raises where something is wrong. It calls something, because
-            a library that was built for another version of a second one may well be imported.
-        advice: what to do where it raises.
+        check: the check's name.
+        code: prints its result, and raises if something is wrong. It should call the library, as
+            one built against another version of a dependency may still import without errors.
+        advice: what to do if it raises.
     """
 
     check: str
@@ -188,7 +188,7 @@ print("built with", _C.get_compiler_version())
         f"it must be built again after another torch is installed: {REBUILD_DETECTRON2}",
     ),
     Probe(
-        "pkg_resources",  # which Detectron2's model zoo imports
+        "pkg_resources",  # imported by Detectron2's model zoo
         """
 import pkg_resources
 print("there")
@@ -197,8 +197,8 @@ print("there")
     ),
 )
 
-# The probes share a process, because importing torch takes seconds. One that raises SystemExit has
-# failed as well. Of what is printed and of errors the last line counts: libraries print, too.
+# The probes share a process, because importing torch takes seconds. Raising SystemExit is a failure
+# as well. Only the last line of output and of errors is kept, because libraries print, too.
 _RUNNER = """
 import contextlib, io, json, sys, warnings
 warnings.simplefilter("ignore")
@@ -214,16 +214,16 @@ for code in json.loads(sys.argv[1]):
         answer = False, f"{type(e).__name__}: {last_line(str(e))}"
     print("\\nanswer", json.dumps(answer), flush=True)
 """
-PROBE_SECONDS = 300  # the first import of torch from a slow disk takes its time
+PROBE_SECONDS = 300  # the first import of torch from a slow disk takes long
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     parser.add_argument("--json", action="store_true", help="print JSON, for a bug report")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what all checks find. Exit code 1 if there is a fault."""
+    """Print the results of all checks. Returns the exit code: 1 if there is a fault."""
     findings = []
     for finding in examine():
         findings.append(finding)
@@ -235,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """What all checks find, one after the other."""
+    """Yield the results of all checks."""
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.platform()}")
     yield from check_packages()
     yield from probe(BASE_PROBES)
@@ -247,7 +247,7 @@ def examine() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """This package, what it requires, and what each of its extras requires."""
+    """Check this package, its requirements, and those of each extra."""
     try:
         installed = metadata.metadata(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -275,12 +275,12 @@ def check_packages() -> Iterator[Finding]:
 
 
 def wants(requirement: Requirement, extra: str) -> bool:
-    """Whether the package has the requirement, with an extra ("" = without any)."""
+    """Whether the requirement applies with the given extra ("" = no extra)."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def look_up(requirement: Requirement) -> tuple[str, bool]:
-    """The version that is installed, or what is wrong with it; and whether it will do."""
+    """The installed version, or what is wrong with it, and whether it meets the requirement."""
     for name in (requirement.name, *ALTERNATIVES.get(requirement.name, ())):
         try:
             version = metadata.version(name)
@@ -293,7 +293,7 @@ def look_up(requirement: Requirement) -> tuple[str, bool]:
 
 
 def check_model() -> Finding:
-    """Whether the model that comes with the package finds the person in its picture."""
+    """Check that the shipped model detects the one person in its test image."""
     check = "shipped model"
     advice = "get the package again: its folder models/ is not as it should be"
     try:
@@ -303,14 +303,14 @@ def check_model() -> Finding:
 
         predictor = OnnxPredictor(default_model(), threshold=0.5)
         found = len(predictor(cv2.imread(str(SELF_TEST))))
-    except Exception as e:  # whatever it is, the other checks are to be made
+    except Exception as e:  # whatever it is, the other checks must still run
         return Finding(check, "fault", f"{type(e).__name__}: {e}", advice)
     words = f"{default_model().name} finds {found} people in {SELF_TEST.name}, which shows one"
     return Finding(check, "ok", words) if found == 1 else Finding(check, "fault", words, advice)
 
 
 def check_training() -> Iterator[Finding]:
-    """Torch and Detectron2, which only training, exporting and ``--config-file`` need."""
+    """Check torch and Detectron2, which only training, exporting and ``--config-file`` need."""
     has_detectron2 = is_there("detectron2")
     probes = []
     if has_detectron2 or is_there("torch"):
@@ -331,7 +331,7 @@ def check_training() -> Iterator[Finding]:
 
 
 def check_datasets() -> Finding:
-    """Which files of records the datasets' folder holds, by their names."""
+    """List the annotation files in the datasets' folder, recognized by name."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser().absolute()
     files = (p.stem for p in root.glob("*/*.json") if Path(p.stem).suffix[1:] in SCHEMAS)
     names = ", ".join(sorted(files))
@@ -344,12 +344,12 @@ def check_datasets() -> Finding:
 
 
 def is_there(module: str) -> bool:
-    """Whether a module is found; it is not imported."""
+    """Whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def probe(probes: Sequence[Probe]) -> Iterator[Finding]:
-    """What the probes find, in a process that they may end."""
+    """Run the probes in a separate process, which they may crash, and yield their results."""
     if not probes:
         return
     command = [sys.executable, "-c", _RUNNER, json.dumps([one.code for one in probes])]

@@ -27,7 +27,7 @@ from .common import add_evaluation_arguments, faults_in_one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     add_evaluation_arguments(
         parser,
         "an annotation file, or a folder of label maps",
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def without_nan(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Results for JSON, which knows no nan: null where there is no truth."""
+    """Replace nan (no ground truth) by None, since JSON has no nan."""
     return {
         group: {name: None if np.isnan(value) else value for name, value in figures.items()}
         for group, figures in results.items()

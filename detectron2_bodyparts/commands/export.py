@@ -17,7 +17,7 @@ from .model import read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     parser.add_argument("output", type=Path, help="the file to write")
     parser.add_argument(
         "--config-file", required=True, help="a path, or the name of one of the plugin's configs"

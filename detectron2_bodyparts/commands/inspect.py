@@ -17,12 +17,12 @@ from ..readers.prepare import positive_int, read_picture
 from ..records import Records, validate_records
 from .common import CommandError, load_dataset
 
-MIN_CELL = 64  # pixels a side of a picture on a page: less shows nothing
-LEGEND_HEIGHT = 400  # pixels at least, or it could not be read
+MIN_CELL = 64  # minimum side of a cell in pixels: smaller ones show nothing
+LEGEND_HEIGHT = 400  # minimum in pixels, for legibility
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     parser.add_argument("dataset", help="a registered dataset, or an annotation file")
     parser.add_argument(
         "--image-root", help="folder of an annotation file's images (default: beside it)"
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the annotations of a dataset, many pictures a page.
+    """Draw the annotations of a dataset, many images per page.
 
-    A picture that cannot be drawn is named and leaves an empty cell.
+    An image that cannot be drawn is reported and leaves an empty cell.
     """
     from ..drawing import annotation_cell, annotation_legend, grid
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    for old in output.glob("page_[0-9]*.jpg"):  # or pages of two runs would be taken for one
+    for old in output.glob("page_[0-9]*.jpg"):  # so that pages of two runs are not mixed
         old.unlink()
     per_page = args.rows * args.columns
     cell = args.cell[::-1]
@@ -107,14 +107,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def knowing(annotations: Iterable[dict], channel: str) -> list[dict]:
-    """Of one picture's annotations the people of whom the channel or union is known or derived."""
+    """The people among an image's annotations whose channel or union is known or derived."""
     return [a for a in annotations if not a["iscrowd"] and channel in a["part_state"]]
 
 
 def picture_faults(
     records: Records, image: dict, annotations: list[dict], picture: np.ndarray | None
 ) -> list[str]:
-    """Why one picture of the records cannot be drawn, one line a fault; empty where it can."""
+    """Why an image of the records cannot be drawn, one line per fault; empty if it can."""
     if picture is None:
         return ["not a readable picture"]
     expected = (image["height"], image["width"])
@@ -125,7 +125,7 @@ def picture_faults(
 
 
 def cell_size(text: str) -> tuple[int, int]:
-    """(width, height) of an argument like ``320x240``."""
+    """Parse an argument like ``320x240`` to (width, height)."""
     width, height = (int(n) for n in text.split("x"))
     if min(width, height) < MIN_CELL:
         raise argparse.ArgumentTypeError(f"a cell needs {MIN_CELL} pixels each way: {text}")

@@ -1,4 +1,4 @@
-"""Which model a subcommand runs: an exported one, or one of Detectron2's way."""
+"""Choice of the model that a subcommand runs: an exported one, or a Detectron2 checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `load_predictor`."""
+    """Add the options of `load_predictor`."""
     parser.add_argument(
         "--model", help="a file written by `bodyparts export` (default: the shipped model)"
     )
@@ -30,14 +30,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
-    """The predictor of `add_model_arguments`; it gives people of ``--threshold`` and more.
+    """Load the predictor of `add_model_arguments`; it returns people scoring at least --threshold.
 
-    Where that is None, it gives everybody whom the model gives in an evaluation. A config's model
-    runs on a CPU where there is no GPU.
+    If that is None, it returns all detections that the model returns in an evaluation. A config's
+    model runs on the CPU if there is no GPU.
 
     Raises:
-        CommandError: there is no such model, its checkpoint does not fit its config, or the options
-            contradict each other.
+        CommandError: there is no such model, its checkpoint does not match its config, or the
+            options contradict each other.
     """
     if args.config_file is None:
         if args.weights or args.opts:
@@ -64,7 +64,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """The config of ``--config-file``, ``--weights`` and ``--opts``. Needs Detectron2.
 
     Raises:
-        CommandError: there is no such config, key or schema, or a value does not fit its key.
+        CommandError: there is no such config, key or schema, or a value is invalid for its key.
     """
     from ..config import load_config
 

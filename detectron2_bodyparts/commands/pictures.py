@@ -1,4 +1,4 @@
-"""Finding pictures, videos and cameras."""
+"""Finding input images, videos and cameras."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WEBCAM = "webcam"  # camera 0
 
 
 def natural_order(path: Path) -> list:
-    """Sort key under which ``2.jpg`` comes before ``10.jpg``."""
+    """Sort key that puts ``2.jpg`` before ``10.jpg``."""
     return [int(p) if p.isdigit() else p.lower() for p in re.split(r"(\d+)", str(path))]
 
 
 def find_pictures(inputs: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given; of a folder, the pictures in it, in natural order."""
+    """Yield files as given, and for a folder the images in it, in natural order."""
     for path in inputs:
         if path.is_dir():
             found = (p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS)
@@ -28,11 +28,11 @@ def find_pictures(inputs: Iterable[Path]) -> Iterator[Path]:
 
 
 def find_inputs(names: Iterable[str]) -> tuple[list[Path], list[Path | int]]:
-    """What a user names: pictures, folders of pictures, videos and cameras.
+    """Sort a user's inputs, which may be images, folders of images, videos and cameras.
 
     Returns:
-        The pictures, and the videos and cameras' numbers, each in the order given. A folder without
-        pictures is among the pictures, as something that cannot be read.
+        The images, and the videos and camera numbers, each in the order given. A folder without
+        images is returned among the images, to be reported as unreadable.
     """
     pictures: list[Path] = []
     videos: list[Path | int] = []
@@ -48,15 +48,15 @@ def find_inputs(names: Iterable[str]) -> tuple[list[Path], list[Path | int]]:
 
 
 def output_names(inputs: Iterable[Path | int], taken: Iterable[str] = ()) -> list[str]:
-    """A name without ending for what is written of each input; none comes twice.
+    """A unique output name without extension for each input.
 
-    It is the input's own; the second input of a name gets ``name_2``, and so on.
+    It is the input's own name; the second input of the same name gets ``name_2``, and so on.
 
     Args:
-        inputs: files, and numbers of cameras, which are called ``camera0``.
-        taken: names that nobody gets.
+        inputs: files, and camera numbers, which are named ``camera0`` etc.
+        taken: reserved names.
     """
-    names, used = [], {name.casefold() for name in taken}  # some file systems see no case
+    names, used = [], {name.casefold() for name in taken}  # some file systems ignore case
     for source in inputs:
         stem = f"camera{source}" if isinstance(source, int) else source.stem
         name, count = stem, 1

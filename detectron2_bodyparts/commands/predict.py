@@ -43,13 +43,13 @@ from .model import add_model_arguments, load_predictor
 from .pictures import find_inputs, output_names
 
 PAGE_NAME = "page"
-PAGE_PICTURES = 20  # that `predict --page` puts on its page
+PAGE_PICTURES = 20  # maximum number of images on the page of `predict --page`
 PAGE_CELL = (240, 320)  # (height, width) of each, in pixels
-TOLERANCE = 1.0  # seconds by which a whole video may end before it says
+TOLERANCE = 1.0  # seconds by which an intact video may be shorter than it claims
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     parser.add_argument("inputs", nargs="*", help="images, folders, videos, camera numbers")
     parser.add_argument("--dataset", metavar="FILE", help="use the images of this annotation file")
     parser.add_argument(
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find people and write what was asked for. Returns the exit code: see the module."""
+    """Detect people and write the outputs. Returns the exit code; see the module docstring."""
     if bool(args.inputs) == bool(args.dataset):
         raise CommandError("give pictures, videos or cameras, or else a --dataset")
     if args.dataset:
@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that what is being written can be finished.
+    """An event that is set by the first Ctrl-C, so that files being written can be finished.
 
-    A second Ctrl-C is Python's own.
+    A second Ctrl-C raises ``KeyboardInterrupt`` as usual.
     """
     stop = threading.Event()
 
@@ -119,12 +119,12 @@ def stopping() -> Iterator[threading.Event]:
 
 
 def say(words: str) -> None:
-    """A line on stderr that does not break a progress bar."""
+    """Print a line to stderr without breaking a progress bar."""
     tqdm.write(words, file=sys.stderr)
 
 
 def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
-    """Write what is found on pictures, videos and cameras. Returns whether all could be read."""
+    """Write predictions for images, videos and cameras. Returns whether all could be read."""
     pictures, videos = find_inputs(args.inputs)
     names = output_names([*pictures, *videos], taken=[PAGE_NAME] if args.page else [])
     outputs = [args.output / name for name in names]
@@ -151,7 +151,7 @@ def predict_inputs(args: argparse.Namespace, stop: threading.Event) -> bool:
 
 
 def refuse_inputs(outputs: list[Path | str], inputs: list[Path | int]) -> None:
-    """End the command where a file that is to be written is one of the inputs."""
+    """Raise ``CommandError`` if an output file is one of the inputs."""
     written = {Path(output).resolve() for output in outputs}
     for source in inputs:
         if isinstance(source, Path) and source.resolve() in written:
@@ -165,13 +165,13 @@ def predict_pictures(
     args: argparse.Namespace,
     stop: threading.Event,
 ) -> bool:
-    """Write what is found on pictures. Returns whether all could be read.
+    """Write predictions for images. Returns whether all could be read.
 
     Args:
         pictures: the files.
-        outputs: what to write of each, without ending; those beyond the pictures are not used.
+        outputs: output paths without extension, in the same order; surplus ones are not used.
         predictor, args: the model, and the command's options.
-        stop: set where no more is to be done.
+        stop: if set, processing stops.
     """
     from ..drawing import grid, legend
 
@@ -195,7 +195,7 @@ def predict_pictures(
         if args.json:
             write_json(f"{output}.json", {"source": str(path), **people.to_json()})
         if on_page:
-            drawings.append(grid([drawn], 1, PAGE_CELL))  # pictures may be large, cells are not
+            drawings.append(grid([drawn], 1, PAGE_CELL))  # images may be large, cells are not
     if drawings:
         page = grid(drawings, 5, PAGE_CELL)
         page = np.hstack([page, legend(predictor.part_schema, page.shape[0])])
@@ -212,13 +212,13 @@ def predict_video(
     args: argparse.Namespace,
     stop: threading.Event,
 ) -> bool:
-    """Write what is found in a video or by a camera. Returns whether it could be read.
+    """Write predictions for a video or camera. Returns whether it could be read.
 
     Args:
         source: the file, or the camera's number.
-        output: what to write, without ending.
+        output: output path without extension.
         predictor, args: the model, and the command's options.
-        stop: set where no more is to be done.
+        stop: if set, processing stops.
     """
     from ..tracking import PeopleTracker
     from ..video import VideoReader, VideoWriter
@@ -255,7 +255,7 @@ def predict_video(
             text.write("\n]}\n")
     print(f"{len(ids)} people followed in {index + 1} frames of {source}: {output.parent}")
     seconds = (reader.num_frames or 0) / reader.rate
-    # By its time and by the number of frames, for frames may be shown long.
+    # The later of timestamp and frame count, because frame durations may vary.
     end = max(time + 1 / reader.rate, (index + 1) / reader.rate)
     is_cut_short = stop.is_set() or index + 1 == args.frames
     if end < seconds - TOLERANCE and not is_cut_short:
@@ -265,7 +265,7 @@ def predict_video(
 
 
 def frame_json(source: Path | int, rate: float, index: int, time: float, people: People) -> str:
-    """A frame as a line of its video's JSON; the first one brings the opening of the file.
+    """A frame as a line of its video's JSON; the first one includes the start of the file.
 
     Written line by line, because the people of a long video do not fit into memory.
     """
@@ -278,14 +278,14 @@ def frame_json(source: Path | int, rate: float, index: int, time: float, people:
 
 
 def draw(image: np.ndarray, people: People, args: argparse.Namespace) -> np.ndarray:
-    """People on their picture, (H, W, 3) BGR uint8, as the options say."""
+    """Draw people on their image, (H, W, 3) BGR uint8, according to the options."""
     from ..drawing import draw_people
 
     return draw_people(image, people, parts=args.parts, skeleton=args.skeleton, boxes=args.boxes)
 
 
 def write_picture(output: Path, image: np.ndarray) -> None:
-    """Write a JPEG, whose ending is still to come.
+    """Write a JPEG; ``output`` has no extension yet.
 
     Raises:
         CommandError: it cannot be written.
@@ -295,19 +295,19 @@ def write_picture(output: Path, image: np.ndarray) -> None:
 
 
 def require_video() -> None:
-    """End the command with one clear line where the extra ``video`` is not installed."""
+    """Raise ``CommandError`` if the extra ``video`` is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("av", "supervision", "trackers")):
         raise CommandError("videos need more: pip install 'detectron2_bodyparts[video]'")
 
 
 def predict_dataset(args: argparse.Namespace, stop: threading.Event) -> bool:
-    """Write predictions.json of a file of records, in the form of `BodyPartsEvaluator`.
+    """Write predictions.json for a file of records, in the format of `BodyPartsEvaluator`.
 
     Returns:
-        Whether all pictures could be read.
+        Whether all images could be read.
 
     Raises:
-        CommandError: the records' part schema is no view of the model's.
+        CommandError: the records' part schema is not a view of the model's.
     """
     records = read_records(args.dataset)
     path = args.output / "predictions.json"
@@ -322,7 +322,7 @@ def predict_dataset(args: argparse.Namespace, stop: threading.Event) -> bool:
     all_read, predictions = True, []
     for record in tqdm(records.images, unit="picture", disable=None):
         if stop.is_set():
-            # The rest would count as pictures in which nobody was found.
+            # The rest would count as images without detections.
             say("interrupted; no predictions were written")
             return all_read
         picture = root / record["file_name"]

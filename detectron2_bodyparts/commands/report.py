@@ -14,7 +14,7 @@ from .common import add_evaluation_arguments, faults_in_one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     add_evaluation_arguments(parser, "an annotation file", "the evaluator's predictions.json")
     parser.add_argument(
         "--images", metavar="ROOT", help="folder of its images (default: beside it)"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a page of the metrics, with curves and with pictures."""
+    """Write a page with metrics, curves and images."""
     from ..records import whole_file
     from ..report.inputs import evaluate_files, settings
     from ..report.page import report_page

@@ -17,13 +17,13 @@ from .model import add_model_arguments, load_predictor
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 ANY_HOSTS = ("0.0.0.0", "::")
-# Each may hold an upload in memory; browsers open six.
+# Each may hold an upload in memory; a browser opens six.
 MAX_CONNECTIONS = 64
 SHUTDOWN_SECONDS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free (default: %(default)s)")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if min(args.max_megapixels, args.max_megabytes, args.threads) <= 0:
         raise CommandError("expected limits and threads greater than 0")
     token = args.token
-    if token == "":  # as where a variable that was to hold it is not set
+    if token == "":  # for example from an unset environment variable
         raise CommandError("--token: expected something, found nothing")
     if token is None and args.host not in LOOPBACK_HOSTS:
         token = secrets.token_urlsafe(16)
@@ -69,23 +69,23 @@ def run(args: argparse.Namespace) -> int:
         config = uvicorn.Config(
             app,
             log_level="warning",
-            access_log=False,  # it would hold the token
+            access_log=False,  # it would contain the token
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             ws_max_size=max_bytes,
-            ws_per_message_deflate=False,  # pictures are compressed already
+            ws_per_message_deflate=False,  # images are already compressed
         )
         print(f"{page_url(args.host, listener, token)}  (Ctrl-C ends it)", flush=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has closed everything before it raises this
+        except KeyboardInterrupt:  # uvicorn raises this after it has closed everything
             pass
     return 0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises ``CommandError`` where the system gives none."""
+    """Open a listening TCP socket. Raises ``CommandError`` if that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server(
@@ -95,14 +95,14 @@ def listen(host: str, port: int) -> socket.socket:
         )
     except (OSError, OverflowError) as e:
         raise CommandError(f"cannot listen on {host} port {port}: {e}") from e
-    # Connections inherit it. asyncio sets it for its own sockets alone, and without it the second
-    # half of an answer waits 40 ms for the client's delayed acknowledgement of the first.
+    # Connections inherit it. asyncio sets it only for its own sockets, and without it the second
+    # half of a response waits 40 ms for the client's delayed acknowledgement of the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def page_url(host: str, listener: socket.socket, token: str | None) -> str:
-    """The page's address, for this machine or, of all addresses, by its name."""
+    """The page's URL; if listening on all addresses, with the machine's name."""
     name = socket.gethostname() if host in ANY_HOSTS else host
     name = f"[{name}]" if ":" in name else name
     query = f"?{urlencode({'token': token})}" if token else ""

@@ -11,7 +11,7 @@ from .common import CommandError, load_dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
+    """Add the options of `run`."""
     parser.add_argument("dataset", help="a registered dataset, or an annotation file")
     parser.add_argument(
         "--output", default="output/stats.png", help="the chart to write (default: %(default)s)"

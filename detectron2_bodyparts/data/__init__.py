@@ -1,4 +1,4 @@
-"""The datasets and the mapper. Importing this registers the datasets with Detectron2."""
+"""Datasets and mapper. Importing this registers the datasets with Detectron2."""
 
 from .catalog import load_bodyparts_json, register_bodyparts_dataset, register_files
 from .mapper import BodyPartsMapper

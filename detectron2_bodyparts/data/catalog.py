@@ -1,4 +1,4 @@
-"""Files of records as Detectron2 datasets."""
+"""Record files as Detectron2 datasets."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _ANNOTATION_KEYS = ("bbox", "iscrowd", "segmentation", *PART_KEYS)
 def load_bodyparts_json(
     json_file: str | os.PathLike, image_root: str | os.PathLike, dataset_name: str | None = None
 ) -> list[dict]:
-    """A file of records in Detectron2's standard dataset form.
+    """Load a record file in Detectron2's standard dataset format.
 
-    What Detectron2's own COCO loader gives, and beyond it: the parts, and every picture's
-    ``exhaustive``, ``part_schema``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS;
-    joints are moved by half a pixel to continuous coordinates.
+    Like Detectron2's COCO loader, plus the parts and, for each image, ``exhaustive``,
+    ``part_schema``, ``keypoint_schema`` and ``dataset_name``. Boxes are XYWH_ABS; keypoints are
+    shifted by half a pixel to continuous coordinates.
 
     Raises:
         FileNotFoundError, RecordError: see `read_records`.
@@ -81,16 +81,16 @@ def register_bodyparts_dataset(
     keypoint_schema: str = "coco-17",
     prepare_command: str = "",
 ) -> None:
-    """Register a file of records with DatasetCatalog and MetadataCatalog.
+    """Register a record file with DatasetCatalog and MetadataCatalog.
 
-    The file is opened when the dataset is first used, not here.
+    The file is read when the dataset is first used, not here.
 
     Args:
         name: the dataset's name in configs.
-        json_file: the records.
-        image_root: where their ``file_name`` starts.
+        json_file: the record file.
+        image_root: the folder that ``file_name`` is relative to.
         part_schema, keypoint_schema: the schemas of the file.
-        prepare_command: what makes the file; named in the error where it is missing.
+        prepare_command: the command that makes the file, for the error if it is missing.
     """
 
     def load() -> list[dict[str, Any]]:
@@ -123,13 +123,13 @@ def register_bodyparts_dataset(
 
 
 def register_files(names: Iterable[str]) -> None:
-    """Register files of records (``.json``) as datasets of that name, with the schemas they tell.
+    """Register record files (``.json``) as datasets of the same name, and the schemas they contain.
 
-    Their pictures' ``file_name`` starts in the file's folder. Other names are left alone.
+    ``file_name`` of images is relative to the file's folder. Other names are skipped.
 
     Raises:
         FileNotFoundError, RecordError: see `read_records`.
-        ValueError: another schema is already called as one of theirs.
+        ValueError: a different schema is already registered under the name of one of theirs.
     """
     for name in names:
         if name.endswith(".json") and name not in DatasetCatalog.list():
@@ -145,20 +145,20 @@ def register_files(names: Iterable[str]) -> None:
             )
 
 
-# part schema -> ending of a dataset's name
+# Part schema -> suffix of a dataset's name.
 _ENDINGS = {BODYPARTS_7.name: "", BODYPARTS_11.name: "_11", PASCAL_PERSON_PART.name: "_ppp"}
 
 
 @dataclass(frozen=True)
 class _Dataset:
-    """What a preparing command makes: <folder>/<name>_<split>.<part schema>.json."""
+    """Output of a prepare command: <folder>/<name>_<split>.<part schema>.json."""
 
     name: str
     folder: str
-    options: dict[str, str]  # split -> the preparing command's options
+    options: dict[str, str]  # split -> the prepare command's options
     keypoint_schema: str = COCO_17.name
-    command: str = ""  # ``datasets/prepare_<command>.py``; left out, the folder's name
-    schemas: tuple[str, ...] = tuple(_ENDINGS)  # that the command knows
+    command: str = ""  # ``datasets/prepare_<command>.py``; default: the folder's name
+    schemas: tuple[str, ...] = tuple(_ENDINGS)  # that the command supports
 
 
 def _splits(*names: str, more: str = "") -> dict[str, str]:
@@ -245,7 +245,7 @@ def register_all(root: str | os.PathLike) -> None:
     """Register the datasets of datasets/README.md under a root folder.
 
     ``voc_part_train`` has the schema bodyparts-7, ``voc_part_train_11`` bodyparts-11,
-    ``voc_part_train_ppp`` pascal-person-part; what teachers taught has fewer schemas.
+    ``voc_part_train_ppp`` pascal-person-part; datasets with a teacher's labels have fewer schemas.
     """
     for dataset in _DATASETS:
         folder = Path(root) / dataset.folder

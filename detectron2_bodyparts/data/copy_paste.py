@@ -1,4 +1,4 @@
-"""People cut out of one training picture and put into another."""
+"""Copy-paste augmentation: people cut out of one training image and pasted into another."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from ..records import mask_box
 from ..structures import BODY_BIT, IGNORE_BIT, UNKNOWN
 
-# Of so many of the last pictures people are at hand.
+# Number of recent images whose people are kept for pasting.
 DONORS = 32
-# People of fewer pixels are neither cut out nor put in.
+# The people of an image are neither kept nor pasted if together they have fewer visible pixels.
 LEAST_PIXELS = 400
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the mapper knows of a person, or of a region to ignore, in the augmented picture."""
+    """Ground truth of a person, or of an ignore region, in the augmented image."""
 
     box: tuple[float, ...]  # XYXY in pixels
     label: int  # 0, or proposals.IGNORE_CLASS
@@ -28,11 +28,11 @@ class Target:
 
     @property
     def has_body(self) -> bool:
-        """Whether its silhouette is known."""
+        """Whether the body mask is known."""
         return self.state is not None and self.state[0] != UNKNOWN
 
     def without(self, hidden: np.ndarray) -> Target | None:
-        """What is left of it where (H, W) bool says that it cannot be seen; None: nothing."""
+        """The target without ``hidden`` (H, W) bool; None if nothing of a known body is left."""
         if self.plane is None:
             return self
         plane, box, joints = self.plane * ~hidden, self.box, self.joints
@@ -48,7 +48,7 @@ class Target:
         return replace(self, plane=plane, box=box, joints=joints)
 
     def moved(self, dx: int, dy: int, shape: tuple[int, int]) -> Target:
-        """It, with its plane, so many pixels further, in a picture of that (H, W)."""
+        """The target, which must have a plane, shifted in an image of ``shape`` (H, W)."""
         height, width = shape
         box = np.add(self.box, (dx, dy, dx, dy)).clip(0, (width, height, width, height))
         joints = self.joints
@@ -58,21 +58,21 @@ class Target:
 
 
 class CopyPaste:
-    """Puts the people of an earlier picture into a picture, in front of what is there.
+    """Pastes the people of an earlier image in front of those of an image.
 
-    Ghiasi et al., Simple Copy-Paste (2021). All people of a picture whose silhouettes are known are
-    cut out together, along them, and their middle comes to lie anywhere in the other picture.
-    People who are then hidden lose the hidden pixels and joints, and are left out where nothing of
-    a known silhouette is left.
+    Ghiasi et al., Simple Copy-Paste (2021). All people of an image whose body masks are known are
+    cut out together along these, and their centre is placed anywhere in the other image. People
+    who become occluded lose the hidden pixels and keypoints, and are dropped if nothing of a known
+    body is left.
 
-    Earlier pictures are the last `DONORS` of those that this object was called with, as they were
-    augmented, so that no dataset is read twice; each process has its own.
+    Earlier images are the last `DONORS` passed to this object, as augmented, that have enough
+    pixels of such people; so no dataset is read twice. Each process has its own.
     """
 
     def __init__(self, probability: float) -> None:
         """
         Args:
-            probability: of a picture's getting people, 0..1.
+            probability: probability of pasting people into an image, 0..1.
         """
         self.probability = probability
         self._donors: deque = deque(maxlen=DONORS)
@@ -81,10 +81,10 @@ class CopyPaste:
         """
         Args:
             image: (H, W, 3), augmented.
-            targets: what is known of it.
+            targets: its ground truth.
 
         Returns:
-            The two, or new ones; neither argument is changed.
+            Image and targets, the same or new ones; the arguments are not modified.
         """
         donors = list(self._donors)
         people = [t for t in targets if t.label == 0 and t.has_body]
@@ -108,17 +108,17 @@ class CopyPaste:
 
 
 def visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...] | None:
-    """What a picture, which may be cut, shows of a person: the extent of their mask.
+    """The box of a person's mask in an image, which may have been cropped.
 
-    Pixels to ignore may be theirs, too, as far as the labelled box reaches: where people overlap, a
-    mask without them would make boxes too small.
+    Ignored pixels inside the labelled box may be theirs, too, and are included: where people
+    overlap, boxes would otherwise be too small.
 
     Args:
-        box: the labelled one, XYXY in pixels, inside the picture.
-        plane: (H, W) uint8, as of `structures.part_plane`; of a person whose body is known.
+        box: the labelled box, XYXY in pixels, inside the image.
+        plane: (H, W) uint8, see `structures.part_plane`, of a person whose body is known.
 
     Returns:
-        XYXY in pixels, or None where nothing is seen.
+        XYXY in pixels, or None if nothing is visible.
     """
     x0, y0 = np.floor(box[:2]).astype(int)
     x1, y1 = np.ceil(box[2:]).astype(int)
@@ -128,13 +128,13 @@ def visible_box(box: tuple[float, ...], plane: np.ndarray) -> tuple[float, ...] 
 
 
 def labelled_inside(joints: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(K, 3) joints, zeros for those without a label and those outside of a picture of (H, W)."""
+    """(K, 3) keypoints; unlabelled ones and those outside an image of ``shape`` (H, W) zeroed."""
     inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= shape[::-1])).all(axis=1)
     return np.where((inside & (joints[:, 2] != 0))[:, None], joints, 0)
 
 
 def moved(array: np.ndarray, dx: int, dy: int, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W, ...) so many pixels to the right and down, in (H', W') = ``shape``; else zeros."""
+    """Shift (H, W, ...) right and down by pixels, zero-padded or cut to ``shape`` (H', W')."""
     out = np.zeros((*shape, *array.shape[2:]), array.dtype)
     height = min(shape[0] - max(dy, 0), array.shape[0] - max(-dy, 0))
     width = min(shape[1] - max(dx, 0), array.shape[1] - max(-dx, 0))
@@ -148,14 +148,14 @@ def moved(array: np.ndarray, dx: int, dy: int, shape: tuple[int, int]) -> np.nda
 def _cropped(
     image: np.ndarray, cutout: np.ndarray, people: list[Target]
 ) -> tuple[np.ndarray, np.ndarray, list[Target]]:
-    """The three in a picture that is no larger than what is cut out, to take less memory."""
+    """The three, cropped to the cut-out to save memory."""
     x0, y0, x1, y1 = mask_box(cutout)
     here, shape = (slice(y0, y1), slice(x0, x1)), (y1 - y0, x1 - x0)
     return image[here].copy(), cutout[here].copy(), [p.moved(-x0, -y0, shape) for p in people]
 
 
 def _silhouettes(people: list[Target], targets: list[Target], shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the people's bodies without the pixels that are to be ignored of anybody."""
+    """(H, W) bool: the people's bodies without any target's ignored pixels."""
     bodies, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
     for person in people:
         bodies |= person.plane & BODY_BIT != 0

@@ -1,4 +1,4 @@
-"""A picture and its records -> what the model trains on."""
+"""The dataset mapper: an image and its annotations -> training input."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ from ..structures import (
 from .copy_paste import CopyPaste, Target, labelled_inside, visible_box
 from .registered import joints_of
 
-# The region to ignore of a picture that is not exhaustively labelled. It reaches beyond the
-# picture because anchors do.
+# Ignore region of an image that is not exhaustively labelled. It extends beyond the image because
+# anchors do.
 _EVERYWHERE = (-1e4, -1e4, 1e4, 1e4)
 
 
 def is_mirroring(transforms: T.TransformList) -> bool:
-    """Whether the transforms exchange left and right: found by their effect on three points."""
+    """Whether the transforms swap left and right, judged by their effect on three points."""
     corners = transforms.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     (ax, ay), (bx, by) = corners[1] - corners[0], corners[2] - corners[0]
     return ax * by - ay * bx < 0
 
 
 class _SaturationOfBGR(T.RandomSaturation):
-    """Detectron2's takes every picture for RGB."""
+    """`T.RandomSaturation` for BGR images; Detectron2's assumes RGB."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """See `T.RandomSaturation.get_transform`; the picture is BGR."""
+        """See `T.RandomSaturation.get_transform`; the image is BGR."""
         return super().get_transform(image[:, :, ::-1])
 
 
 class BodyPartsMapper:
-    """Reads, augments and packs one picture, for training.
+    """Reads, augments and packs one training image.
 
-    One set of Detectron2's augmentations is applied to the picture, the part planes (nearest), the
-    boxes and the joints. A mirrored picture exchanges right and left channels and joints.
+    The same Detectron2 augmentations are applied to the image, the part planes (nearest), the
+    boxes and the keypoints. Mirroring swaps right and left channels and keypoints.
 
-    Of the dataset's dictionary the mapper uses what `load_bodyparts_json` gives, in the model's
-    part schema or a coarser one, whose channels are unions of the model's; of any other COCO
-    dataset it uses boxes, body masks and joints, and takes the parts as unknown. All annotations
-    are taken for people: of other classes there must be none, which `engine.Trainer` sees to.
+    Dataset dicts are those of `load_bodyparts_json`, in the model's part schema or a coarser one,
+    whose channels are channels and unions of the model's. Of any other COCO dataset, boxes, body
+    masks and keypoints are used, and parts are unknown. All annotations must be of people, which
+    `engine.Trainer` ensures.
     """
 
     @configurable
@@ -79,17 +79,17 @@ class BodyPartsMapper:
     ) -> None:
         """
         Args:
-            augmentations: Detectron2's, geometric ones and others.
-            image_format: as the model takes pictures, "BGR" or "RGB".
+            augmentations: Detectron2 augmentations, geometric or not.
+            image_format: the model's input format, "BGR" or "RGB".
             part_schema: the model's channels, or None for a model without masks.
-            keypoint_schema: the model's joints, or None for a model without joints.
-            keep_ignored: give regions to ignore as instances of class -1, which the plugin's
-                proposal generator and RoI heads know and Detectron2's own do not.
-            loss_weights: dataset name -> weight of its part masks and joints; 1 where not named.
-            keypoint_schemas: dataset name -> the joints of its annotations, where a picture does
-                not say (``keypoint_schema``); COCO's where neither does.
-            copy_paste: probability of a picture's getting people of an earlier one (`CopyPaste`);
-                for a model with masks.
+            keypoint_schema: the model's keypoints, or None for a model without keypoints.
+            keep_ignored: return ignore regions as instances of class -1, which the plugin's
+                proposal generator and RoI heads support and Detectron2's do not.
+            loss_weights: dataset name -> weight of its part masks and keypoints; 1 if not named.
+            keypoint_schemas: dataset name -> schema of its keypoints, for dataset dicts without
+                ``keypoint_schema``; COCO's if not named.
+            copy_paste: probability of pasting people of an earlier image (`CopyPaste`); only for
+                models with masks.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -105,7 +105,7 @@ class BodyPartsMapper:
         augmentations = utils.build_augmentation(cfg, is_train=True)
         if cfg.INPUT.PIECE_SIDE:
             side, (low, high) = cfg.INPUT.PIECE_SIDE, cfg.INPUT.SCALE_RANGE
-            # The first one resizes to INPUT.MIN_SIZE_TRAIN.
+            # The first augmentation resizes to INPUT.MIN_SIZE_TRAIN.
             augmentations[:1] = [
                 T.ResizeScale(low, high, side, side),
                 T.RandomCrop("absolute", (side, side)),
@@ -148,13 +148,13 @@ class BodyPartsMapper:
     def __call__(self, dataset_dict: dict) -> dict:
         """
         Args:
-            dataset_dict: one picture in Detectron2's standard form.
+            dataset_dict: one image in Detectron2's standard dataset format.
 
         Returns:
-            The same without its annotations, with ``image`` (C, H, W) uint8 and ``instances``:
-            ``gt_boxes``, ``gt_classes`` (0, or -1 for regions to ignore), ``gt_loss_weights`` (N,),
-            and ``gt_part_masks`` and ``gt_keypoints`` (N, K, 3) where the model has these heads.
-            All fields are always there.
+            The same without ``annotations``, with ``image`` (C, H, W) uint8 and ``instances``:
+            ``gt_boxes``, ``gt_classes`` (0, or -1 for ignore regions), ``gt_loss_weights`` (N,),
+            and ``gt_part_masks`` and ``gt_keypoints`` (N, K, 3) if the model has these heads. The
+            fields are set even if N = 0.
         """
         dataset_dict = copy.copy(dataset_dict)
         annotations = dataset_dict.pop("annotations")
@@ -225,7 +225,7 @@ class BodyPartsMapper:
         mirrored: bool,
         shape: tuple[int, int],
     ) -> np.ndarray | None:
-        """(K, 3) joints of the model's schema, moved; v = 0 outside the picture or not labelled."""
+        """(K, 3) augmented keypoints, model's schema; v = 0 if unlabelled or outside the image."""
         if self.keypoint_schema is None or not annotation.get("keypoints"):
             return None
         points = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
@@ -258,7 +258,7 @@ def _transformed_box(
 
 
 def _pack(targets: list[Target], schema: PartSchema) -> PartMasks:
-    """PartMasks with an entry for every target; of one without a plane nothing is known."""
+    """PartMasks with an entry for every target; all is unknown in one without a plane."""
     nothing = np.zeros((1, 1), np.uint8)
     unknown = np.zeros(len(target_names(schema)), np.uint8)
     return PartMasks.from_planes(

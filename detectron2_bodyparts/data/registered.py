@@ -1,4 +1,4 @@
-"""What datasets that are registered with Detectron2, the plugin's and others, say of people."""
+"""People in datasets registered with Detectron2, the plugin's and others."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ..schema import (
     mirrored_name,
 )
 
-# What a person of the plugin's datasets has beyond COCO's keys.
+# Keys of a person in the plugin's datasets in addition to COCO's.
 PART_KEYS = ("part_segmentation", "part_state", "unsided", "ignore_segmentation")
 
 
 def joints_of(name: str) -> KeypointSchema:
-    """The joints of a registered dataset: its schema, else ``keypoint_names``, else COCO's.
+    """Keypoint schema of a registered dataset: its own, else ``keypoint_names``, else COCO's.
 
     Raises:
-        ValueError: ``keypoint_names`` or ``keypoint_flip_map`` call sides something else than
+        ValueError: names in ``keypoint_names`` or ``keypoint_flip_map`` mark sides other than by
             ``right_`` and ``left_``.
     """
     metadata = MetadataCatalog.get(name)
@@ -48,13 +48,13 @@ def joints_of(name: str) -> KeypointSchema:
 
 
 def only_people(name: str, pictures: Iterable[dict]) -> Iterator[dict]:
-    """Detectron2's dictionaries of a dataset without the annotations that are not of people.
+    """Keep only annotations of people in the dataset dicts of dataset ``name``.
 
-    Of a single class, all are. Pictures whose annotations are all of other classes stay, as
-    pictures of nobody.
+    In a dataset with a single class, all annotations are of people. Images without annotations of
+    people are kept, as images without people.
 
     Raises:
-        ValueError: the dataset has several classes, and none is ``person``.
+        ValueError: the dataset has several classes, none of which is ``person``.
     """
     classes = MetadataCatalog.get(name).get("thing_classes", [])
     if len(classes) > 1 and "person" not in classes:
@@ -67,17 +67,17 @@ def only_people(name: str, pictures: Iterable[dict]) -> Iterator[dict]:
 
 
 def registered_records(name: str, part_schema: PartSchema = BODYPARTS_7) -> Records:
-    """A registered dataset as records, under its own image ids; ``file_name`` with its folder.
+    """Convert a registered dataset to records, with its image IDs and full ``file_name``.
 
-    Of a dataset without parts, a COCO file say, boxes, bodies and joints are taken.
+    Of a dataset without parts, e.g. a COCO file, boxes, bodies and keypoints are used.
 
     Args:
         name: the dataset.
-        part_schema: of the records, where the dataset has none.
+        part_schema: schema of the records if the dataset has none.
 
     Raises:
-        FileNotFoundError: it is registered, but its file is not there.
-        ValueError: as `only_people`.
+        FileNotFoundError: the dataset is registered, but its file does not exist.
+        ValueError: see `only_people` and `joints_of`.
     """
     pictures = DatasetCatalog.get(name)
     metadata, joints = MetadataCatalog.get(name), joints_of(name)
@@ -97,7 +97,7 @@ def registered_records(name: str, part_schema: PartSchema = BODYPARTS_7) -> Reco
 
 
 def _record(person: dict[str, Any], height: int, width: int, num_joints: int) -> dict[str, Any]:
-    """A person in Detectron2's standard form as a record, of a picture of that size."""
+    """Convert a person in Detectron2's standard format to a record, for an image of that size."""
     points = np.reshape(person.get("keypoints") or np.zeros((num_joints, 3)), (-1, 3))
     points = np.where(points[:, 2:] > 0, points - (0.5, 0.5, 0), 0)
     x, y, w, h = BoxMode.convert(person["bbox"], person["bbox_mode"], BoxMode.XYWH_ABS)

@@ -1,4 +1,4 @@
-"""Finding people with an exported model, without torch and Detectron2."""
+"""Inference with an exported model, without torch and Detectron2."""
 
 from .predictor import ModelInfo, OnnxPredictor, Predictor, default_model
 

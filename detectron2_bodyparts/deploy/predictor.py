@@ -1,10 +1,10 @@
-"""Pictures in, people out, with an exported model: ONNX Runtime, no torch and no Detectron2.
+"""Inference with an exported model: ONNX Runtime, no torch and no Detectron2.
 
     >>> predictor = OnnxPredictor("bodyparts.onnx")  # doctest: +SKIP
     >>> people = predictor(cv2.imread("picture.jpg"))  # doctest: +SKIP
 
-The file is made by ``bodyparts export`` and says all by itself: what its channels and
-joints are called and how pictures are prepared for it.
+The file is written by ``bodyparts export`` and is self-contained: it holds the names of its
+channels and keypoints and the preprocessing of images.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from PIL import Image
 from ..people import People
 from ..schema import KeypointSchema, PartSchema
 
-# The key of a model's metadata under which its `ModelInfo` is.
+# The key of a model's metadata that holds its `ModelInfo`.
 METADATA_KEY = "detectron2_bodyparts"
-# Raised when files of today could no longer be read, or read wrongly, by the code of yesterday.
+# Incremented when older code cannot read new files, or would read them wrongly.
 FILE_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What an exported model says about itself.
+    """The metadata of an exported model.
 
     Args:
         version: of the package that wrote the file.
         config: name of the config file the model was built from.
-        part_schema, keypoint_schema: the names of the channels and the joints.
-        min_size, max_size: pixels of a resized picture's shorter side, and the most of its longer
-            one: see `resize_shorter_side`.
-        pixel_mean, pixel_std, channel_order, size_divisibility: what the model does to a picture.
-            The graph does it itself: it takes BGR in 0..255 of any size.
-        weights: how they are stored, ``"float32"`` or ``"float16"``; all is computed in float32.
-        score_threshold, nms_threshold, max_people: which people are found; part of the graph, too.
-        region_margin: what the masks show around the box; see `People`. In format 1 nothing.
+        part_schema, keypoint_schema: the names of the channels and the keypoints.
+        min_size, max_size: pixels of a resized image's shorter side, and the maximum of its longer
+            side: see `resize_shorter_side`.
+        pixel_mean, pixel_std, channel_order, size_divisibility: preprocessing, for information: the
+            graph does it itself and takes BGR in 0..255 of any size.
+        weights: how they are stored, ``"float32"`` or ``"float16"``; computation is in float32.
+        score_threshold, nms_threshold, max_people: postprocessing of detections, also in the graph.
+        region_margin: margin of the masks around the box; see `People`. 0 for files of format 1.
     """
 
     version: str
@@ -63,15 +63,15 @@ class ModelInfo:
     region_margin: float = 0.0
 
     def to_metadata(self) -> dict[str, str]:
-        """The entry of the model's metadata."""
+        """The entry for the model's metadata."""
         return {METADATA_KEY: json.dumps({"format": FILE_FORMAT, **asdict(self)})}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelInfo:
-        """What `to_metadata` wrote.
+        """Parse what `to_metadata` wrote.
 
         Raises:
-            ValueError: it is another program's, of a newer format, or damaged.
+            ValueError: it was written by another program, has a newer format, or is damaged.
         """
         if METADATA_KEY not in metadata:
             raise ValueError(f"no model of detectron2_bodyparts: it has no metadata {METADATA_KEY}")
@@ -91,29 +91,29 @@ class ModelInfo:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON with tuples for its lists, as schemas have them."""
+    """Convert JSON's lists to tuples, as schemas have them."""
     if isinstance(value, dict):
         return {key: _tuples(v) for key, v in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class Predictor(Protocol):
-    """What `OnnxPredictor` and `BodyPartsPredictor` have in common."""
+    """The common interface of `OnnxPredictor` and `BodyPartsPredictor`."""
 
     part_schema: PartSchema
     keypoint_schema: KeypointSchema
 
     def __call__(self, image: np.ndarray) -> People:
-        """(H, W, 3) BGR uint8 -> the people on it."""
+        """(H, W, 3) BGR uint8 -> the people in the image."""
 
 
 class OnnxPredictor:
-    """Finds people as `detectron2_bodyparts.predictor.BodyPartsPredictor` does, from one file.
+    """Detects people like `detectron2_bodyparts.predictor.BodyPartsPredictor`, with one ONNX file.
 
     Several threads may call one predictor at the same time.
 
     Attributes:
-        info: what the file says about itself.
+        info: the file's metadata.
     """
 
     def __init__(
@@ -121,22 +121,22 @@ class OnnxPredictor:
     ) -> None:
         """
         Args:
-            path: a file that ``bodyparts export`` wrote.
-            threads: of the CPU that work on one picture; ONNX Runtime's choice where not given.
-            threshold: people of a lower score are left out; the model has a threshold of its own
-                for what boxes score, before masks lower it (`ModelInfo.score_threshold`).
+            path: a file written by ``bodyparts export``.
+            threads: CPU threads per image; None for ONNX Runtime's default.
+            threshold: people with a lower score are left out. The model itself applies
+                `ModelInfo.score_threshold`, to box scores before masks lower them.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no such file, or a newer detectron2_bodyparts is needed.
+            ValueError: it is not such a file, or requires a newer detectron2_bodyparts.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no model {path}")
         self._threshold = threshold
         options = onnxruntime.SessionOptions()
-        # Its threads would go on waiting for the next picture at full load, in the way of what
-        # NumPy does with this one: a label map took ten times as long.
+        # Otherwise its threads busy-wait for the next image and slow down NumPy's work on this one:
+        # a label map took ten times as long.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -144,7 +144,7 @@ class OnnxPredictor:
             self._session = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as e:  # ONNX Runtime's errors have no common class of their own
+        except Exception as e:  # ONNX Runtime's errors have no common base class of their own
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {e}") from e
         try:
             self.info = ModelInfo.from_metadata(self._session.get_modelmeta().custom_metadata_map)
@@ -159,16 +159,17 @@ class OnnxPredictor:
 
     @property
     def keypoint_schema(self) -> KeypointSchema:
-        """The names of the model's joints."""
+        """The names of the model's keypoints."""
         return self.info.keypoint_schema
 
     def __call__(self, image: np.ndarray) -> People:
-        """
+        """Detect people in an image.
+
         Args:
             image: (H, W, 3) BGR uint8.
 
         Raises:
-            ValueError: the image is none such.
+            ValueError: the image has another shape or type, or is empty.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
@@ -196,21 +197,21 @@ class OnnxPredictor:
 
 
 def default_model() -> Path:
-    """The model that comes with the package."""
+    """Path of the model shipped with the package."""
     return Path(__file__).parents[1] / "models" / "bodyparts.onnx"
 
 
 def resize_shorter_side(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
-    """The picture in the size the model wants; what Detectron2's ``ResizeShortestEdge`` gives.
+    """Resize an image for the model, exactly as Detectron2's ``ResizeShortestEdge`` does.
 
-    Pillow's bilinear filter takes every pixel of a picture that it shrinks, and none of OpenCV's
-    gives the same: a model finds another number of people in about one of eight pictures shrunk to
-    less than half their side with one of these, and boxes move by up to a pixel.
+    Pillow's bilinear filter averages over all pixels of an image that it shrinks. No OpenCV filter
+    gives the same result: with one, a model detects a different number of people in about one of
+    eight images shrunk to less than half their side, and boxes move by up to a pixel.
 
     Args:
         image: (H, W, 3) uint8.
-        min_size: the shorter side's length; 0 leaves the picture as it is.
-        max_size: the most the longer side may have.
+        min_size: length of the shorter side; 0 leaves the image unchanged.
+        max_size: maximum length of the longer side.
     """
     if min_size == 0:
         return image

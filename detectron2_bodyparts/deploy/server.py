@@ -1,10 +1,10 @@
-"""People over HTTP and a WebSocket, and the page that shows them: docs/server.md has the formats.
+"""HTTP and WebSocket server, and its web page; docs/server.md describes the formats.
 
     >>> import uvicorn  # doctest: +SKIP
     >>> uvicorn.run(create_app(OnnxPredictor(default_model())))  # doctest: +SKIP
 
-Whoever asks is not trusted: what they send is bounded before it is decoded, and what they are told
-of a fault names neither files nor code.
+Clients are not trusted: the size of input is limited before it is decoded, and error messages
+reveal neither files nor code.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from .predictor import Predictor
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000
-MAX_WAITING = 16  # pictures that wait for a thread; the next is refused
+MAX_WAITING = 16  # images waiting for a thread; further ones are rejected
 MAX_STREAMS = 16  # open WebSockets; each may hold two frames
-# Of a progressive JPEG: each takes few bytes and goes over the whole picture. Encoders write ten.
+# Of a progressive JPEG: a scan takes few bytes but covers the whole image. Encoders write ten.
 MAX_SCANS = 100
 FORMATS = ("JPEG", "PNG", "WEBP")
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")  # as browsers write them in Host
-_IPV6 = "["  # all that Starlette before 1.8 sees of an IPv6 address
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")  # as in browsers' Host header
+_IPV6 = "["  # all that Starlette before 1.8 parses of an IPv6 address
 
-# No script, style or connection but our own, so that nothing injected could run or report; no
-# address (it may hold the token) is told to other sites; nothing of people's pictures is stored.
+# Only our own scripts, styles and connections, so that nothing injected can run or send data; no
+# address (it may contain the token) is sent to other sites; responses are not stored.
 _RESPONSE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -101,13 +101,13 @@ def create_app(
     """The server as an ASGI application.
 
     Args:
-        predictor: called in threads of its own, ``threads`` of them at the same time.
-        token: what requests must present, as ``Authorization: Bearer`` or ``?token=``. Without one
-            only requests to a loopback name are answered, because any web site may give its own
-            name this machine's address (DNS rebinding).
-        max_bytes: of an upload or a frame.
-        max_pixels: of a picture; checked before it is decoded.
-        threads: pictures in work at the same time. `MAX_WAITING` more may wait.
+        predictor: called in worker threads, in up to ``threads`` of them at the same time.
+        token: required of requests, as ``Authorization: Bearer`` or ``?token=``. Without one only
+            requests to a loopback name are answered, because any web site can point its own name
+            to this machine's address (DNS rebinding).
+        max_bytes: limit for an upload or a frame.
+        max_pixels: limit for an image; checked before decoding.
+        threads: images processed at the same time. `MAX_WAITING` more may wait.
 
     Raises:
         ValueError: the token is empty.
@@ -118,10 +118,10 @@ def create_app(
         title="bodyparts",
         description="Masks of body parts and skeletons, for every person in a picture.",
         version=__version__,
-        docs_url=None,  # FastAPI's own loads scripts from elsewhere
+        docs_url=None,  # FastAPI's own page loads scripts from other sites
         redoc_url=None,
     )
-    app.openapi_version = "3.0.3"  # the newest that the bundled Swagger UI shows
+    app.openapi_version = "3.0.3"  # the newest supported by the bundled Swagger UI
     if token is None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, _IPV6])
     app.add_middleware(_SameOrigin)
@@ -228,7 +228,7 @@ def create_app(
             except HTTPException as e:
                 return {"status": e.status_code, "error": e.detail}
 
-        # The newest frame that is not in work yet: (its number, its bytes), or None at the end.
+        # The newest frame not yet processed: (its number, its bytes), or None at the end.
         newest: asyncio.Queue[tuple[int, bytes | None] | None] = asyncio.Queue(maxsize=1)
         streams += 1
         receiving = asyncio.create_task(_keep_newest(socket, newest))
@@ -236,11 +236,11 @@ def create_app(
             while (frame := await newest.get()) is not None:
                 number, data = frame
                 answer = await answered(data)
-                if receiving.done():  # the client is gone
+                if receiving.done():  # the client has disconnected
                     return
                 await socket.send_json({"frame": number, **answer})
         except WebSocketDisconnect:
-            pass  # while the answer was sent
+            pass  # while the answer was being sent
         finally:
             receiving.cancel()
             streams -= 1
@@ -259,17 +259,17 @@ def create_app(
 
 
 def read_picture(data: bytes, max_pixels: int) -> np.ndarray:
-    """Decode a picture that may be anything.
+    """Decode an untrusted image.
 
     Args:
-        data: a whole file of one of ``FORMATS``.
-        max_pixels: a picture of more, or of more than Pillow takes, is refused from its header.
+        data: a complete file in one of ``FORMATS``.
+        max_pixels: images with more, or with more than Pillow allows, are rejected by their header.
 
     Returns:
-        (H, W, 3) BGR uint8, upright as its EXIF orientation says, as viewers and OpenCV show it.
+        (H, W, 3) BGR uint8, rotated upright by its EXIF orientation, as in viewers and OpenCV.
 
     Raises:
-        HTTPException: with the status and the words to answer.
+        HTTPException: with the status and message of the answer.
     """
     if not data:
         raise HTTPException(400, "expected a picture, found nothing")
@@ -279,10 +279,10 @@ def read_picture(data: bytes, max_pixels: int) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise too_large
-            # Inside a scan no byte 0xFF is followed by a marker's code.
+            # In a scan's data no byte 0xFF is followed by this marker's code.
             if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:
                 raise HTTPException(422, f"expected at most {MAX_SCANS} scans")
-            # Pillow would clip 16-bit grey, which before 11 it called "I", instead of scaling it.
+            # Pillow would clip 16-bit grey (mode "I" before Pillow 11) instead of scaling it.
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -292,20 +292,20 @@ def read_picture(data: bytes, max_pixels: int) -> np.ndarray:
         raise too_large from None
     except UnidentifiedImageError:
         raise HTTPException(415, "expected a JPEG, PNG or WebP picture") from None
-    except Exception:  # of damaged data Pillow's decoders raise nearly anything
+    except Exception:  # on damaged data Pillow's decoders raise nearly anything
         raise HTTPException(422, "the picture is damaged or cut off") from None
     return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
 
 
 def compact_people(people: People) -> dict[str, Any]:
-    """People as ``/stream`` sends them: less to write than `People.to_json`, and easy to draw.
+    """People as sent by ``/stream``: more compact than `People.to_json`, and easy to draw.
 
     Returns:
-        ``image_size`` [H, W] and ``people``: of each ``box`` (XYXY) and ``score``; where there are
-        masks ``mask``, a base64 PNG of the pixels that may be theirs (None: there are none) whose
-        values are the channels' indices (0 = body without a part; the number of channels,
-        transparent = outside the body), painted in their colours, and ``origin`` [x, y], its first
-        pixel; where there are joints ``joints``, [[x, y, score], ...]. Coordinates are continuous.
+        ``image_size`` [H, W] and ``people``, each with ``box`` (XYXY) and ``score``; with masks,
+        ``mask`` and ``origin`` [x, y], its first pixel: a base64 PNG of the person's crop (None if
+        it is empty) with a palette of the channels' colours, whose values are channel indices (0 =
+        body without a part; the number of channels, transparent = outside the body); with
+        keypoints, ``joints``, [[x, y, score], ...]. Coordinates are continuous.
     """
     answer = []
     for person in people:
@@ -341,7 +341,7 @@ def _check_size(size: int, max_bytes: int) -> None:
 
 
 async def _uploaded_picture(request: Request, max_bytes: int) -> bytes:
-    """The body, or the file of a form; what is too long is not read to its end."""
+    """The request's body, or the file of a form; reading stops once it is too long."""
 
     async def chunks() -> AsyncIterator[bytes]:
         size = 0
@@ -363,14 +363,14 @@ async def _uploaded_picture(request: Request, max_bytes: int) -> bytes:
         return b"".join([chunk async for chunk in chunks()])
     except MultiPartException as e:
         raise HTTPException(400, e.message) from None
-    except ClientDisconnect:  # nobody reads the answer, but it is no fault of the server
+    except ClientDisconnect:  # nobody reads the answer, but it is not an error of the server
         raise HTTPException(400, "the upload ended early") from None
 
 
 async def _keep_newest(
     socket: WebSocket, newest: asyncio.Queue[tuple[int, bytes | None] | None]
 ) -> None:
-    """Receive frames until the client is gone; one that waits gives way to the next."""
+    """Receive frames until the client disconnects; a waiting frame is replaced by the next."""
     number = 0
     while True:
         message = await socket.receive()
@@ -384,14 +384,14 @@ async def _keep_newest(
 
 
 class _Workers:
-    """Threads for what takes long; how much may wait for them is bounded."""
+    """Worker threads with a bounded queue."""
 
     def __init__(self, threads: int) -> None:
         self._executor = ThreadPoolExecutor(threads, "bodyparts")
         self._places = threads + MAX_WAITING
 
     async def run(self, work: Callable[[], _Result]) -> _Result:
-        """Raises ``HTTPException`` 503 where too much waits already."""
+        """Run work in a thread. Raises ``HTTPException`` 503 if the queue is full."""
         if self._places == 0:
             raise HTTPException(503, "too many pictures are waiting", {"Retry-After": "1"})
         self._places -= 1
@@ -402,10 +402,10 @@ class _Workers:
 
 
 class _SameOrigin:
-    """Refuses requests that other web pages make, and adds ``_RESPONSE_HEADERS`` to all answers.
+    """Rejects requests from other sites' pages and adds ``_RESPONSE_HEADERS`` to all responses.
 
-    Browsers let any page open a WebSocket to, and send forms to, any address; they do say whose
-    page it was. Other clients send no Origin.
+    Browsers let any page open WebSockets and send forms to any address, but send the page's Origin.
+    Other clients send none.
     """
 
     def __init__(self, app: ASGIApp) -> None:

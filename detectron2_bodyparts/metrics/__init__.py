@@ -1,4 +1,4 @@
-"""The field's metrics on plain arrays and records: no Detectron2, no torch."""
+"""Standard metrics on plain arrays and records, without Detectron2 and torch."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def evaluate(
     paint_threshold: float = CIHP_PAINT_THRESHOLD,
     joints: Collection[str] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Every metric that records and predictions allow.
+    """Compute all metrics.
 
     Args:
-        records: the truth.
-        predictions: people of any of the records' pictures, as `People.to_annotations` gives them,
+        records: the ground truth.
+        predictions: people in any of the records' images, as returned by `People.to_annotations`,
             in the records' schemas.
-        paint_threshold: people under this score are not painted for mIoU.
-        joints: those that the model knows, if not all of the records': PCK judges no others. AP of
-            joints judges all, as COCO's does: those that the model lacks count as missed.
+        paint_threshold: people with a lower score are not painted for mIoU.
+        joints: names of the keypoints that the model predicts, if not all of the records': PCK is
+            computed on these only. Keypoint AP, as in COCO, is on all: missing ones count as wrong.
 
     Returns:
-        Percent, nan where there is no truth: ``bbox``, ``body``, ``parts`` and ``keypoints`` of
+        Percent, nan without ground truth: ``bbox``, ``body``, ``parts`` and ``keypoints`` of
         `evaluate_ap`, ``parsing`` of `evaluate_parsing`, ``pck`` of `evaluate_pck`, ``sides`` of
-        `left_right_confusion`.
+        `left_right_confusion` (its ``pairs`` is a count).
 
     Raises:
         ValueError: see `coco_ap.check_predictions`.

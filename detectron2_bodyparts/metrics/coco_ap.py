@@ -1,21 +1,22 @@
-"""COCO average precision of boxes, silhouettes, parts and joints.
+"""COCO average precision of boxes, silhouettes, parts and keypoints.
 
-The figures are pycocotools' own: mean over IoU 0.50:0.95 (over OKS for joints), 100 detections a
-picture (20 for joints), all areas. What differs from COCO is what counts as the truth of a channel:
+Computed by pycocotools: mean over IoU 0.50:0.95 (OKS for keypoints), 100 detections per image (20
+for keypoints), all areas. What differs from COCO is the ground truth of a channel:
 
-* Parts and body: one truth a person in whom the channel is known or derived and its mask is not
-  empty. A person in whom it is unknown (also where only the union of both sides is known) becomes
-  an ignore region, their box enlarged by `UNKNOWN_MARGIN`: a mask predicted there is neither a hit
-  nor a false alarm. Where the channel is known to be empty there is no truth, and a mask predicted
-  there is a false alarm.
-* A detection whose mask of the channel is empty or missing is no detection of the channel.
-* Boxes: every person counts. Joints: people with labelled joints count; one without ignores, as
-  COCO does, one detection that lies in their box enlarged to three times its size.
-* Crowds (``iscrowd``) are ignore regions of everything; so is the whole of a picture that is not
-  ``exhaustive``. Joints have no region to overlap: for them a region is its box, again enlarged to
-  three times its size, and a detection is ignored as far as its joints lie in there.
-* Pixels to ignore of a person (``ignore_segmentation``) are in neither mask where one is held
-  against that person's.
+* Parts and body: one instance per person in whom the channel is known or derived and its mask is
+  not empty. A person in whom it is unknown (or only the union of both sides is known) becomes an
+  ignore region, their box enlarged by `UNKNOWN_MARGIN`: a mask predicted there is neither a true
+  nor a false positive. If the channel is known to be empty there is no instance, and a mask
+  predicted there is a false positive.
+* A detection whose mask of the channel is empty or missing is not a detection of the channel.
+* Boxes: every person counts. Keypoints: people with labelled keypoints count; a person without
+  ignores, as in COCO, one detection that lies in their box enlarged to three times its size.
+* Crowds (``iscrowd``) are ignore regions for everything, and so is all of an image that is not
+  ``exhaustive``. Keypoints have no region to overlap with: for them an ignore region is its box,
+  again enlarged to three times its size, and a detection is ignored to the extent that its
+  keypoints lie inside.
+* A person's ``ignore_segmentation`` is removed from both masks when a detection is compared with
+  that person.
 """
 
 from __future__ import annotations
@@ -35,31 +36,31 @@ from ..schema import BODY
 from .matching import mask_iou
 
 CURVE_IOU = 0.5
-RECALLS = np.linspace(0, 1, 101)  # at which COCO takes the precision
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS, too
-MAX_DETECTIONS = 100  # a picture, as COCO counts boxes and masks
-MAX_KEYPOINT_DETECTIONS = 20  # a picture, as COCO counts joints
+RECALLS = np.linspace(0, 1, 101)  # at which COCO samples the precision
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # also for OKS
+MAX_DETECTIONS = 100  # per image, COCO's limit for boxes and masks
+MAX_KEYPOINT_DETECTIONS = 20  # per image, COCO's limit for keypoints
 
-# The box of a person in whom a channel is unknown is enlarged on each side by this share of its
-# width and height: a predicted mask may reach a little beyond, and must lie inside by 95 % to be
-# ignored at the highest threshold.
+# The box of a person in whom a channel is unknown is enlarged on each side by this fraction of its
+# width and height: a predicted mask may extend a little beyond it, and 95 % of the mask must lie
+# inside to be ignored at the highest threshold.
 UNKNOWN_MARGIN = 0.1
 
 
 def evaluate_ap(
     records: Records, predictions: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """AP of everything that records and predictions have in common; see the module for the rules.
+    """Compute AP of boxes, body, parts and keypoints, by the rules of this module's docstring.
 
     Args:
-        records: the truth.
-        predictions: people of any of the records' pictures, as `People.to_annotations` gives them:
-            ``image_id``, ``bbox``, ``score`` and, where predicted, ``segmentation``,
+        records: the ground truth.
+        predictions: people in any of the records' images, as returned by `People.to_annotations`:
+            ``image_id``, ``bbox``, ``score`` and, if predicted, ``segmentation``,
             ``part_segmentation``, ``keypoints``; in the records' schemas.
 
     Returns:
-        Percent, nan where there is no truth: ``{"bbox": {"AP", "AP50", "AP75"}, "body": {...},
-        "parts": {"AP", "AP50", "AP75" (means over the parts that have a truth), "AP-head",
+        Percent, nan without ground truth: ``{"bbox": {"AP", "AP50", "AP75"}, "body": {...},
+        "parts": {"AP", "AP50", "AP75" (means over the parts with ground truth), "AP-head",
         "AP50-head", "AP75-head", ...}, "keypoints": {...}}``.
 
     Raises:
@@ -80,11 +81,11 @@ def evaluate_ap(
 
 
 def check_predictions(records: Records, predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Look whether predictions can be held against records.
+    """Check that predictions can be compared with records.
 
     Raises:
-        ValueError: a prediction is of a picture or has a part that the records do not know, or its
-            masks or joints are not of the records' size or number.
+        ValueError: a prediction has an image ID or a part that the records lack, a mask of another
+            size than its image, or another number of keypoints than the schema.
     """
     sizes = {image["id"]: [image["height"], image["width"]] for image in records.images}
     joints = 3 * len(records.keypoint_schema)
@@ -126,8 +127,8 @@ def precision_curves(
         records, predictions: as for `evaluate_ap`.
 
     Returns:
-        channel -> (101,) precision, 0..1, as pycocotools has it: the greatest at that recall or
-        above, 0 where the recall is not reached. Its mean is AP50. All nan without truth.
+        channel -> (101,) precision, 0..1, as computed by pycocotools: the maximum at that recall or
+        above, 0 if the recall is not reached. Its mean is AP50. All nan without ground truth.
 
     Raises:
         ValueError: as `check_predictions`.
@@ -150,7 +151,7 @@ def _channel_ap(
 def _channel_people(
     records: Records, predictions: Sequence[Mapping[str, Any]], channel: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Truths and detections of a channel."""
+    """Ground truth and detections of a channel."""
     images = {image["id"]: image for image in records.images}
     truths = _whole_picture_regions(records)
     for annotation in records.annotations:
@@ -182,7 +183,7 @@ def _keypoint_ap(records: Records, predictions: Sequence[Mapping[str, Any]]) -> 
 
 
 def _mask_of(person: Mapping[str, Any], channel: str) -> Mapping[str, Any] | None:
-    """The RLE of a channel, None where it is missing or empty."""
+    """The RLE of a channel, or None if it is missing or empty."""
     if channel == BODY:
         mask = person.get("segmentation")
     else:
@@ -204,7 +205,7 @@ def _enlarged(bbox: Sequence[float], margin: float) -> tuple[float, float, float
 
 
 def _ignore_region(image: Mapping[str, Any], bbox: Sequence[float]) -> dict[str, Any]:
-    """A crowd that covers an XYWH box, clipped to the picture."""
+    """A crowd that covers an XYWH box, clipped to the image."""
     height, width = image["height"], image["width"]
     x0, y0 = max(bbox[0], 0), max(bbox[1], 0)
     x1, y1 = min(bbox[0] + bbox[2], width), min(bbox[1] + bbox[3], height)
@@ -239,10 +240,10 @@ def _precision(
     *,
     thresholds: np.ndarray,
 ) -> np.ndarray:
-    """(T, 101): COCOeval's precision at T thresholds and each recall, -1 where there is no truth.
+    """(T, 101): COCOeval's precision at T thresholds and each recall, -1 without ground truth.
 
-    ``kind`` is ``bbox``, ``segm`` or ``keypoints``. The dictionaries are changed: COCOeval writes
-    its own keys into them.
+    ``kind`` is ``bbox``, ``segm`` or ``keypoints``. The dictionaries are modified: COCOeval adds
+    its own keys.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = _COCOeval(_coco(records, truths), _coco(records, detections), kind)
@@ -259,7 +260,7 @@ def _precision(
 
 
 class _COCOeval(COCOeval):
-    """COCOeval, but for the pixels to ignore of a truth (``ignore_segmentation``)."""
+    """COCOeval that leaves a person's ``ignore_segmentation`` out of mask IoUs."""
 
     def computeIoU(self, image_id, category_id):  # noqa: N802  (pycocotools' name)
         ious = super().computeIoU(image_id, category_id)
@@ -270,7 +271,7 @@ class _COCOeval(COCOeval):
         if self.params.iouType != "segm" or not len(ious) or not columns:
             return ious
         found = self._dts[image_id, category_id]
-        order = np.argsort([-d["score"] for d in found], kind="mergesort")  # as COCOeval's rows
+        order = np.argsort([-d["score"] for d in found], kind="mergesort")  # COCOeval's row order
         masks = [found[i]["segmentation"] for i in order[: len(ious)]]
         for column in columns:
             truth = truths[column]
@@ -280,7 +281,7 @@ class _COCOeval(COCOeval):
 
 
 def _coco(records: Records, people: list[dict[str, Any]]) -> COCO:
-    # Ids count from 1: COCOeval takes a match with id 0 for none.
+    # Ids count from 1: COCOeval treats a match with id 0 as no match.
     for i, person in enumerate(people, start=1):
         person.update(id=i, category_id=PERSON_CATEGORY_ID)
         person.setdefault("area", person["bbox"][2] * person["bbox"][3])

@@ -1,10 +1,10 @@
-"""People as the parsing metrics compare them: label maps on crops, and how two of them overlap.
+"""People as compared by the parsing metrics: label maps on crops, and the overlaps of pairs.
 
-A crop is all that is looked at of a person. One count of joint labels in the overlap of two crops
-gives the intersections of all parts and of the silhouettes at once; nothing is ever as large as the
-picture but what the caller gives.
+People are processed as crops. One joint histogram of the labels in the overlap of two crops gives
+the intersections of all parts and of the silhouettes at once; no array has the size of the image
+except the caller's own.
 
-K is the number of part classes; class 0 is the background (for `TruePerson.known`: the silhouette).
+K is the number of part classes; class 0 is the background (in `TruePerson.known`: the silhouette).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..people import Crop
 from ..records import Records, decode_mask
 from ..schema import BODY, PartSchema
 
-UNKNOWN = 255  # in a true person's label map, as the field's label maps have it
+UNKNOWN = 255  # in ground-truth label maps, as in common datasets
 
 
 @dataclass(frozen=True, eq=False)
 class TruePerson:
-    """A labelled person.
+    """A ground-truth person.
 
     Args:
-        crop: their label map and silhouette. A label of `UNKNOWN` inside the silhouette is none of
-            the known classes, but may be any of the others; outside of it nothing is known of the
-            pixel. Where the silhouette itself is unknown (``known[0]`` is false) ``body`` says
-            where the person may be.
-        known: (K + 1,) bool; [0] the silhouette, [c] class c. A class that is known and has no
-            pixel is known to be absent.
+        crop: their label map and silhouette. `UNKNOWN` inside the silhouette is none of the known
+            classes, but may be any other; outside it nothing is known of the pixel. If the
+            silhouette itself is unknown (``known[0]`` is false), ``body`` is where the person may
+            be.
+        known: (K + 1,) bool; [0] the silhouette, [c] class c. A known class without pixels is known
+            to be absent.
         box: (4,) float, XYXY absolute.
     """
 
@@ -57,17 +57,17 @@ class FoundPerson:
 
 @dataclass(frozen=True, eq=False)
 class TruePicture:
-    """What is known of a picture.
+    """The ground truth of an image.
 
     Args:
-        image_id: unique; all of a set of pictures are numbers or all are texts.
+        image_id: unique; all integers or all strings within a dataset.
         image_size: (H, W).
-        people: those labelled.
-        ignore: (H, W) bool, pixels that count for nothing, or None.
-        crowd: (H, W) bool, where there may be people nobody labelled, or None.
-        exhaustive: false where there may be such people anywhere.
-        label_map: (H, W) uint8 of 0..K or `UNKNOWN`, where the dataset labels the picture as a
-            whole; None: the people, painted in their order.
+        people: the labelled people.
+        ignore: (H, W) bool, pixels that are not evaluated, or None.
+        crowd: (H, W) bool, where there may be unlabelled people, or None.
+        exhaustive: false if there may be unlabelled people anywhere.
+        label_map: (H, W) uint8 of 0..K or `UNKNOWN`, if the dataset labels whole images; None: the
+            people, painted in their order.
     """
 
     image_id: int | str
@@ -80,18 +80,19 @@ class TruePicture:
 
 
 class Overlaps(NamedTuple):
-    """How D found people overlap with G true ones. All counts are of pixels that count.
+    """Overlaps of D predicted people with G ground-truth people, counting evaluated pixels only.
 
-    ``iou``: (D, G, K + 1), IoU of each class over the whole picture, [0] of the background; nan
-    where the class is in neither of the two, or unknown of the true person.
-    ``body_iou``: (D, G) of the silhouettes, nan where the true one is unknown.
-    ``found``, ``true``: (D, K + 1) and (G, K + 1), pixels of each class, [0] of the silhouette (of
-    a true person: 0 where it is unknown).
-    ``excused``: (D, K + 1), share of a found class, [0] of the silhouette, that lies where it
-    cannot be judged: in crowds and on ignored pixels together, or on one person of whom that is
-    unknown (there without ignored pixels).
-    ``excused_parts``: (D,), the same of all parts together, a person of whom no class is known
-    being the one they cannot be judged on.
+    ``iou``: (D, G, K + 1), IoU of each class over the whole image, [0] of the background; nan if
+    the class is in neither of the two, or unknown for the ground-truth person.
+    ``body_iou``: (D, G), IoU of the silhouettes, nan if the ground-truth one is unknown.
+    ``found``, ``true``: (D, K + 1) and (G, K + 1), pixels of each class in prediction and ground
+    truth, [0] of the silhouette (in the ground truth 0 if it is unknown).
+    ``excused``: (D, K + 1), fraction of a predicted class, [0] of the silhouette, that lies where
+    it cannot be judged: on crowds and ignored pixels together (all of it if the image is not
+    exhaustive) or, if that is more, on one person for whom the class is unknown there (ignored
+    pixels excluded).
+    ``excused_parts``: (D,), the same for all parts together; the person is then one for whom no
+    class is known.
     """
 
     iou: np.ndarray
@@ -103,15 +104,15 @@ class Overlaps(NamedTuple):
 
 
 def overlaps(picture: TruePicture, people: Sequence[FoundPerson], num_classes: int) -> Overlaps:
-    """Compare all found people with all true people of a picture.
+    """Compare all predicted people of an image with all ground-truth people.
 
-    Ignored pixels are taken out of both. At pixels where nothing is known of a true person
-    (`UNKNOWN` outside their silhouette) nothing counts between this person and anybody. At pixels
+    Ignored pixels are removed from both. Pixels where nothing is known of a ground-truth person
+    (`UNKNOWN` outside their silhouette) do not count in comparisons with this person. At pixels
     where only the class is unknown, background does not count and a known class is wrong.
 
     Args:
-        picture: the truth.
-        people: the found people, in any order.
+        picture: the ground truth.
+        people: the predicted people, in any order.
         num_classes: K, at most 250.
     """
     counts = _count(picture, people, num_classes)
@@ -131,11 +132,11 @@ def overlaps(picture: TruePicture, people: Sequence[FoundPerson], num_classes: i
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Pixels by code. 0: outside; 1..K: a part; K + 1: silhouette without part; and of true people
-    K + 2: nothing is known, K + 3: silhouette of unknown class.
+    """Pixel counts by code. 0: outside; 1..K: a part; K + 1: silhouette without part; and in the
+    ground truth K + 2: nothing is known, K + 3: silhouette of unknown class.
 
-    ``found``, ``true``: (D, K + 2), (G, K + 4), of those that are not ignored; ``joint``: (D, G,
-    K + 2, K + 4), the same of each pair. ``codes``: the D crops, ignored pixels too.
+    ``found``, ``true``: (D, K + 2), (G, K + 4), without ignored pixels; ``joint``: (D, G, K + 2,
+    K + 4), the same for each pair. ``codes``: the D crops, including ignored pixels.
     """
 
     pixels: int
@@ -155,7 +156,7 @@ class _Counts:
 
     @property
     def silhouette(self) -> list[int]:
-        """The codes of a true person's body."""
+        """The codes of a ground-truth person's body."""
         return [*range(1, self.nothing), self.no_class]
 
     @property
@@ -189,13 +190,14 @@ def _count(picture: TruePicture, people: Sequence[FoundPerson], num_classes: int
 
 
 def _class_iou(counts: _Counts) -> np.ndarray:
-    """(D, G, K + 1), [0] of the background."""
+    """(D, G, K + 1) IoUs, [0] of the background."""
     joint, parts = counts.joint, counts.parts
     intersection = np.diagonal(joint, axis1=2, axis2=3)[..., parts]
     found = counts.found[:, None, parts] - joint[:, :, parts, counts.nothing]
     union = found + counts.true[:, parts] - intersection
 
-    # Background is what is left of the picture: neither has a part, or not both have one.
+    # Background is the rest of the image: its intersection is where neither has a part, its union
+    # where not both have one.
     found = found - joint[:, :, parts, counts.no_class]
     counted = counts.pixels - counts.true[:, [counts.nothing, counts.no_class]].sum(axis=1)
     both = joint[:, :, parts, parts].sum(axis=(2, 3))
@@ -210,7 +212,7 @@ def _class_iou(counts: _Counts) -> np.ndarray:
 
 
 def _body_iou(counts: _Counts, found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(D, G), of the silhouettes' areas (D,) and (G,)."""
+    """(D, G) IoUs, from the silhouettes' areas (D,) and (G,)."""
     on_codes = counts.joint[:, :, counts.body].sum(axis=2)
     intersection = on_codes[..., counts.silhouette].sum(axis=2)
     union = found[:, None] - on_codes[..., counts.nothing] + true - intersection
@@ -231,7 +233,7 @@ def _excused(
     anything_known = known[:, 1:].any(axis=1)
 
     def share(codes: slice, unjudged: np.ndarray) -> np.ndarray:
-        """Of these codes together; ``unjudged``: (D, G), on each true person."""
+        """The excused fraction of these codes together; ``unjudged``: (D, G) pixels per person."""
         most = np.maximum(regions[:, codes].sum(axis=1), unjudged.max(axis=1, initial=0))
         return np.nan_to_num(_ratio(most, areas[:, codes].sum(axis=1)))
 
@@ -267,10 +269,10 @@ def _joint_histograms(
     true: Sequence[tuple[Crop, np.ndarray]],
     shape: tuple[int, int],
 ) -> np.ndarray:
-    """(D, G, *shape) int64: pixels of each pair of people that have each pair of codes."""
+    """(D, G, *shape) int64: for each pair of people, pixel counts of each pair of codes."""
     joint = np.zeros((len(found), len(true), *shape), dtype=np.int64)
     for d, (crop, codes) in enumerate(found):
-        # A pair of codes as one number: 250 classes fit into 16 bits.
+        # A pair of codes as one integer: 250 classes fit into 16 bits.
         rows = codes.astype(np.uint16) * shape[1]
         for g, (other, other_codes) in enumerate(true):
             x0, y0 = max(crop.x0, other.x0), max(crop.y0, other.y0)
@@ -293,7 +295,7 @@ def _in_regions(
     codes: Sequence[np.ndarray],
     areas: np.ndarray,
 ) -> np.ndarray:
-    """Pixels of each code of each found person that lie in crowds or on ignored pixels."""
+    """Pixel counts by code of each predicted person, in crowds or ignored regions."""
     if not picture.exhaustive:
         return areas
     regions = [region for region in (picture.ignore, picture.crowd) if region is not None]
@@ -307,12 +309,12 @@ def _in_regions(
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """nan where the whole is empty."""
+    """``part / whole``, nan where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def true_pictures(records: Records) -> Iterator[TruePicture]:
-    """The pictures of records, in file order; see `true_picture`."""
+    """The ground truth of all images, in file order; see `true_picture`."""
     groups = records.by_image()
     for image in records.images:
         yield true_picture(image, groups[image["id"]], records.part_schema)
@@ -321,10 +323,10 @@ def true_pictures(records: Records) -> Iterator[TruePicture]:
 def true_picture(
     image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], schema: PartSchema
 ) -> TruePicture:
-    """A picture of records and its annotations.
+    """The ground truth of an image of the records, from its annotations.
 
-    Crowds become ``crowd``; an unknown channel makes the free pixels of the silhouette `UNKNOWN`
-    (of the box, where the silhouette is unknown); at pixels of ``ignore_segmentation`` nothing is
+    Crowds become ``crowd``. If a part is unknown, unlabelled pixels of the silhouette (of the box,
+    if the silhouette is unknown) become `UNKNOWN`. At pixels of ``ignore_segmentation`` nothing is
     known of this person.
     """
     size = (image["height"], image["width"])
@@ -341,7 +343,7 @@ def true_picture(
 def true_person(
     annotation: Mapping[str, Any], schema: PartSchema, image_size: tuple[int, int]
 ) -> TruePerson:
-    """A record's annotation, not a crowd, as `TruePerson`; see `true_picture`."""
+    """Convert an annotation that is not a crowd to `TruePerson`; see `true_picture`."""
     x, y, w, h = annotation["bbox"]
     states = annotation["part_state"]
     known = np.array([channel in states for channel in schema.channels])
@@ -362,9 +364,10 @@ def true_person(
 def found_person(
     prediction: Mapping[str, Any], schema: PartSchema, image_size: tuple[int, int]
 ) -> FoundPerson:
-    """A prediction of `People.to_annotations` as `FoundPerson`.
+    """Convert a prediction of `People.to_annotations` to `FoundPerson`.
 
-    Parts that overlap are settled by the schema's paint order; the silhouette holds all parts.
+    Overlaps between parts are resolved by the schema's paint order; the silhouette includes all
+    parts.
     """
     masks = {BODY: prediction["segmentation"]} if "segmentation" in prediction else {}
     masks |= prediction.get("part_segmentation", {})
@@ -379,7 +382,7 @@ def _crop(
     image_size: tuple[int, int],
     window: tuple[float, float, float, float] | None,
 ) -> tuple[Crop, list[np.ndarray]]:
-    """The crop that holds the masks, the others and the window (XYXY), and the others' pixels."""
+    """The crop around the masks, the others and the window (XYXY), and the others' pixels in it."""
     rles = [*masks.values(), *(rle for rle in others if rle is not None)]
     boxes = [(x, y, x + w, y + h) for x, y, w, h in (mask_util.toBbox(r) for r in rles) if w > 0]
     if window is not None:

@@ -1,4 +1,4 @@
-"""Which prediction is of which person of a picture."""
+"""Matching of predictions to the people of an image."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Person = Mapping[str, Any]  # a record's annotation, or a prediction
 
 
 def box_iou(prediction: Person, person: Person) -> float:
-    """Of the boxes."""
+    """IoU of the boxes."""
     return float(mask_util.iou([prediction["bbox"]], [person["bbox"]], [0])[0, 0])
 
 
 def person_iou(prediction: Person, person: Person) -> float:
-    """Of the silhouettes (`mask_iou`) where both are there, else of the boxes."""
+    """IoU of the silhouettes (`mask_iou`) if both have one, else of the boxes."""
     if "segmentation" not in prediction or "segmentation" not in person:
         return box_iou(prediction, person)
     return mask_iou(prediction["segmentation"], person["segmentation"], person)
 
 
 def mask_iou(found: Mapping[str, Any], true: Mapping[str, Any], person: Person) -> float:
-    """Of two RLEs, without the person's pixels to ignore (``ignore_segmentation``)."""
+    """IoU of two RLEs, without the person's ``ignore_segmentation``."""
     ignored = person.get("ignore_segmentation")
     if ignored is None:
         return float(mask_util.iou([found], [true], [0])[0, 0])
@@ -43,14 +43,14 @@ def takers(
     predictions: Sequence[Person],
     iou: Callable[[Person, Person], float],
 ) -> list[Person | None]:
-    """For each person the prediction that takes them, or None.
+    """For each person the prediction matched to them, or None.
 
-    The predictions, in descending score, each take the free person whom they overlap most, by at
-    least `MATCH_IOU`.
+    Greedy and one to one: in descending score, each prediction is matched to the unmatched person
+    with the highest IoU, if it is at least `MATCH_IOU`.
 
     Args:
-        people, predictions: of one picture; crowds left out.
-        iou: of a prediction and a person.
+        people, predictions: of one image, without crowds.
+        iou: IoU of a prediction and a person.
     """
     found: list[Person | None] = [None] * len(people)
     for prediction in sorted(predictions, key=lambda p: -p["score"]):

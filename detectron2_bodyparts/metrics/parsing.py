@@ -1,41 +1,42 @@
 """The human parsing metrics: mIoU, APr, APp, PCP and APh.
 
-With them a number can stand beside those that are published for CIHP, MHP and PASCAL-Person-Part.
-AP is the area under the precision envelope (as PASCAL VOC since 2010: every recall step) of all
-pictures' detections, in descending score; equal scores in the order of image ids, then of people.
+Results are comparable with those published for CIHP, MHP and PASCAL-Person-Part. AP is the area
+under the precision envelope (as in PASCAL VOC since 2010: every recall step) of the detections of
+all images, in descending score; ties in the order of image ids, then of people.
 
-* ``mIoU``: one confusion matrix over all pixels, background included; the mean leaves out classes
-  that are in neither truth nor prediction, or unknown of everybody. People are painted in
-  ascending score, the first of equal scores on top; those under ``paint_threshold`` are not
-  (published code: 0.3 for CIHP, 0.05 for MHP v2).
-* ``APr``: region. An instance is one class of one person. It is right at t if its greatest IoU with
-  the class of a true person of the picture is above t. Mean over the classes that have a truth.
-* ``APp``: person's parts. The likeness of two people is the mean over classes, background included,
-  of the IoU over the whole picture, classes in neither left out. A person is right at t if the
-  likeness to the most alike true person is above t and no surer one took that person at t already.
-  People with a score under `MIN_SCORE` are left out.
-* ``PCP``: of every true person matched so at t, the share of their classes whose IoU is above t; 0
-  of others; mean over true people.
+* ``mIoU``: one confusion matrix over all pixels, background included; classes that are in neither
+  ground truth nor predictions, or unknown for everyone, are left out of the mean. People are
+  painted in ascending score, the first of equal scores on top; those below ``paint_threshold`` are
+  not painted (published code: 0.3 for CIHP, 0.05 for MHP v2).
+* ``APr``: regions. An instance is one class of one person. It is a true positive at t if its
+  highest IoU with that class of a ground-truth person of the image is above t. Mean over the
+  classes with ground truth.
+* ``APp``: people by their parts. The similarity of two people is the mean over classes, background
+  included, of the IoU over the whole image, without classes that are in neither. A person is a true
+  positive at t if the similarity to the most similar ground-truth person is above t and no more
+  confident one was matched to that person at t. People scoring below `MIN_SCORE` are left out.
+* ``PCP``: for each ground-truth person matched in this way at t, the fraction of their classes with
+  an IoU above t; 0 for the others; mean over ground-truth people.
 * ``APh``: silhouettes, mean over the IoUs 0.50:0.05:0.95.
 
 ``_50`` is at t = 0.5, ``_vol`` the mean over 0.1, 0.2 ... 0.9.
 
-Of APr and APh there are two. ``official`` is what the published scripts count: nothing asks whether
-a true instance was found already, so that duplicates are right, recall may pass 1 and AP 100.
-``strict`` is one to one: in descending score each instance takes the free one of greatest IoU above
-t. Otherwise than in the published scripts, pictures without predictions count too, a class without
-truth has no AP (they count it as 0, or fail), and people without any part, true or found, are
-nothing to APp and PCP (some scripts count the found ones as wrong).
+APr and APh come in two variants. ``official`` counts as the published scripts do: they do not check
+whether an instance was matched before, so duplicates are true positives, and recall may exceed 1
+and AP 100. ``strict`` is one to one: in descending score each instance is matched to the unmatched
+one of highest IoU above t. Unlike in the published scripts, images without predictions count, a
+class without ground truth has no AP (they count it as 0, or fail), and people without any part,
+predicted or not, are left out of APp and PCP (some scripts count predicted ones as wrong).
 
 Unknown is not wrong:
 
 * mIoU: pixels do not count where the label is unknown (`instances.UNKNOWN`), ignored, or, in
-  crowds and in pictures that are not exhaustive, outside the silhouettes of labelled people.
-* APr, APp, PCP: a class that is unknown of a true person is no truth and is left out of likeness
-  and share. Of people of whom no class is known there is no truth at all.
-* APr, APp, APh: what is found, matches nothing at t and lies by more than t of its own area in a
-  crowd, on ignored pixels or on a person of whom it is unknown, is neither right nor wrong, as COCO
-  has it. In a picture that is not exhaustive nothing that matches nothing is wrong.
+  crowds and in images that are not exhaustive, outside the silhouettes of labelled people.
+* APr, APp, PCP: a class that is unknown for a ground-truth person is not an instance and is left
+  out of similarity and fraction. People for whom no class is known are no ground truth at all.
+* APr, APp, APh: an unmatched detection at t of which more than t of the area lies in a crowd, on
+  ignored pixels or on a person for whom it is unknown is neither a true nor a false positive, as in
+  COCO. In an image that is not exhaustive there are no false positives.
 * Single pixels: see `instances.overlaps`.
 """
 
@@ -61,20 +62,20 @@ from .instances import (
 # Quotients of integers, not steps of 0.1, so that an IoU of 3 / 10 is not above 0.3.
 PART_THRESHOLDS = np.arange(1, 10) / 10
 SILHOUETTE_THRESHOLDS = np.arange(10, 20) / 20
-MIN_SCORE = 0.001  # APp, in the published scripts
+MIN_SCORE = 0.001  # for APp, as in the published scripts
 CIHP_PAINT_THRESHOLD = 0.3
 MHP_PAINT_THRESHOLD = 0.05
 
-_RIGHT, _WRONG, _NONE = 1, 0, -1  # verdicts; none: nothing was found, or it cannot be judged
+_RIGHT, _WRONG, _NONE = 1, 0, -1  # verdicts; none: no detection, or it cannot be judged
 
 
 class _Verdicts(NamedTuple):
-    """All that is kept of a picture with D found people, K classes and T thresholds (int8).
+    """What is stored of an image with D predictions, K classes and T thresholds (verdicts: int8).
 
     ``regions``, ``regions_strict``: (D, T, K). ``people``: (D, T). ``silhouettes``,
-    ``silhouettes_strict``: (D, T', 1). ``scores``: (D,). ``truths``: (K + 1,), true instances of
-    each class, [0] of silhouettes. ``parts``: (G,), classes of each true person;
-    ``parts_right``: (G, T), those found.
+    ``silhouettes_strict``: (D, T', 1). ``scores``: (D,). ``truths``: (K + 1,), ground-truth
+    instances of each class, [0] of silhouettes. ``parts``: (G,), number of classes of each
+    ground-truth person with parts; ``parts_right``: (G, T), how many of them are correct.
     """
 
     scores: np.ndarray
@@ -89,23 +90,23 @@ class _Verdicts(NamedTuple):
 
 
 class ParsingMetrics:
-    """Collects pictures, one at a time, and gives the figures.
+    """Accumulates images one at a time and computes the parsing metrics.
 
         >>> metrics = ParsingMetrics(("head", "torso"), paint_threshold=0.3)
         >>> for picture, people in pictures:  # TruePicture, [FoundPerson, ...]
         ...     metrics.add(picture, people)
         >>> metrics.result()["APp_50"]
 
-    What is kept is some hundred bytes a person. Several processes' metrics can be pickled and
-    merged, in any order, with exactly the figures of one process.
+    A few hundred bytes are stored per person. Metrics of several processes can be pickled and
+    merged in any order, with exactly the results of one process.
     """
 
     def __init__(self, classes: Sequence[str], *, paint_threshold: float) -> None:
         """
         Args:
             classes: the names of the K part classes, at most 250, without background: class c of
-                a label map is ``classes[c - 1]``. Of a schema: its ``parts``.
-            paint_threshold: people under this score are not painted for mIoU.
+                a label map is ``classes[c - 1]``. For a schema, its ``parts``.
+            paint_threshold: people with a lower score are not painted for mIoU.
 
         Raises:
             ValueError: there are no classes, or too many.
@@ -116,15 +117,15 @@ class ParsingMetrics:
         self.paint_threshold = paint_threshold
         labels = len(self.classes) + 1
         self._confusion = np.zeros((labels, labels), dtype=np.int64)  # truth, prediction
-        self._known = np.zeros(labels, dtype=bool)  # of anybody; the first is the silhouette
+        self._known = np.zeros(labels, dtype=bool)  # for anyone; [0] is the silhouette
         self._has_people = False
         self._pictures: dict[int | str, _Verdicts] = {}
 
     def add(self, picture: TruePicture, people: Sequence[FoundPerson]) -> None:
-        """Count a picture. One in which nobody is found is added with no people.
+        """Add an image. One without predictions is added with no people.
 
         Raises:
-            ValueError: the picture was added before.
+            ValueError: the image was added before.
         """
         if picture.image_id in self._pictures:
             raise ValueError(f"image {picture.image_id} was added before")
@@ -135,10 +136,10 @@ class ParsingMetrics:
             self._has_people = True
 
     def merge(self, other: ParsingMetrics) -> None:
-        """Take over the pictures of another collection.
+        """Add the images of other metrics.
 
         Raises:
-            ValueError: its settings differ, or it has a picture that is here already.
+            ValueError: its settings differ, or an image is in both.
         """
         for name in ("classes", "paint_threshold"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -153,12 +154,12 @@ class ParsingMetrics:
         self._pictures.update(other._pictures)
 
     def result(self) -> dict[str, float]:
-        """The figures in percent, nan where there is no truth.
+        """The metrics in percent, nan without ground truth.
 
         Returns:
             ``mIoU``, ``IoU-background``, ``IoU-<class>``, ``mIoU_paint_threshold`` (the setting);
-            ``APp_50``, ``APp_vol``, ``PCP_50``; ``APh_official``, ``APh_strict``; and of both kinds
-            ``APr_50_official``, ``APr_vol_official`` and the same of each class,
+            ``APp_50``, ``APp_vol``, ``PCP_50``; ``APh_official``, ``APh_strict``; and for both
+            variants ``APr_50_official``, ``APr_vol_official`` and the same for each class,
             ``APr_50_official-<class>`` ...
         """
         pictures = [self._pictures[image_id] for image_id in sorted(self._pictures)]
@@ -210,10 +211,10 @@ class ParsingMetrics:
 def evaluate_parsing(
     records: Records, predictions: Sequence[Mapping[str, Any]], *, paint_threshold: float
 ) -> dict[str, float]:
-    """The parsing metrics of predictions in the records' schema.
+    """Compute the parsing metrics of predictions in the records' schema.
 
     Args:
-        records: the truth; see `instances.true_pictures`.
+        records: the ground truth; see `instances.true_pictures`.
         predictions: as for `coco_ap.evaluate_ap`; people without masks are left out.
         paint_threshold: as for `ParsingMetrics`.
 
@@ -232,12 +233,12 @@ def evaluate_parsing(
 def confusion_matrix(
     records: Records, predictions: Sequence[Mapping[str, Any]], *, paint_threshold: float
 ) -> np.ndarray:
-    """Pixels of each part and of the background by what was painted there: mIoU's matrix.
+    """The confusion matrix of mIoU: pixels of each part and of the background by predicted label.
 
     Args, raises: as for `evaluate_parsing`.
 
     Returns:
-        (K + 1, K + 1) int64, truth by prediction, the background first, then the schema's parts.
+        (K + 1, K + 1) int64, ground truth by prediction: background, then the schema's parts.
     """
     num_parts = len(records.part_schema.parts)
     total = np.zeros((num_parts + 1, num_parts + 1), dtype=np.int64)
@@ -249,7 +250,7 @@ def confusion_matrix(
 def _pictures(
     records: Records, predictions: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[TruePicture, list[FoundPerson]]]:
-    """Each picture and the people found in it, without those who have no masks."""
+    """Each image's ground truth and its predictions that have masks."""
     check_predictions(records, predictions)
     schema = records.part_schema
     groups: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in records.images}
@@ -265,7 +266,7 @@ def _judge(picture: TruePicture, people: Sequence[FoundPerson], num_classes: int
     scores = np.array([p.score for p in people], dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
     compared = overlaps(picture, people, num_classes)
-    # Where there is nothing on one of the sides there is nothing to match.
+    # If either of the two is empty, there is nothing to match.
     there = (compared.found[:, None] > 0) & (compared.true > 0)
     iou = np.where(there, np.nan_to_num(compared.iou), -1.0)[..., 1:]
     body_iou = np.where(there[..., :1], np.nan_to_num(compared.body_iou)[..., None], -1.0)
@@ -294,7 +295,7 @@ def _judge(picture: TruePicture, people: Sequence[FoundPerson], num_classes: int
 
 
 def _one_to_one_hits(iou: np.ndarray, thresholds: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(D, T, C) bool of IoUs (D, G, C): in this order each takes the best free one above t."""
+    """(D, T, C) bool from IoUs (D, G, C): in this order, each matches the best free one above t."""
     count, true_count, classes = iou.shape
     hits = np.zeros((count, len(thresholds), classes), dtype=bool)
     if true_count == 0:
@@ -312,13 +313,13 @@ def _one_to_one_hits(iou: np.ndarray, thresholds: np.ndarray, order: np.ndarray)
 def _person_matches(
     compared: Overlaps, scores: np.ndarray, order: np.ndarray, has_parts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(G, T) index of the person found for each true one, -1: none; and (D, T) verdicts."""
+    """(G, T) index of the prediction for each ground-truth person, -1: none; (D, T) verdicts."""
     thresholds = PART_THRESHOLDS
     taker = np.full((len(has_parts), len(thresholds)), -1)
     hits = np.zeros((len(scores), len(thresholds)), dtype=bool)
     counts = (scores >= MIN_SCORE) & (compared.found[:, 1:] > 0).any(axis=1)
     if has_parts.any():
-        # Background is always there, so the mean is of something, unless no pixel counts.
+        # Background always exists, so the mean is never empty, unless no pixel counts.
         likeness = np.where(has_parts, np.nan_to_num(_nanmean(compared.iou, axis=2)), -1.0)
         best = likeness.argmax(axis=1)
         for d in order[counts[order]]:
@@ -332,7 +333,7 @@ def _person_matches(
 
 
 def _parts_right(iou: np.ndarray, taker: np.ndarray) -> np.ndarray:
-    """(G, T) int16: classes whose IoU (D, G, K) with the person found is above the threshold."""
+    """(G, T) int16: number of classes whose IoU (D, G, K) with the match is above the threshold."""
     right = np.zeros(taker.shape, dtype=np.int16)
     for g, t in zip(*np.nonzero(taker >= 0), strict=True):
         right[g, t] = np.count_nonzero(iou[taker[g, t], g] > PART_THRESHOLDS[t])
@@ -342,7 +343,7 @@ def _parts_right(iou: np.ndarray, taker: np.ndarray) -> np.ndarray:
 def _verdicts(
     hits: np.ndarray, found: np.ndarray, excused: np.ndarray, thresholds: np.ndarray
 ) -> np.ndarray:
-    """(D, T, C) int8 of hits (D, T, C) and, both (D, C), what is there and its excused share."""
+    """(D, T, C) int8 from hits (D, T, C), existence and excused fraction (both (D, C))."""
     verdicts = hits.astype(np.int8)
     verdicts[~hits & (excused[:, None] > thresholds[:, None])] = _NONE
     verdicts[np.broadcast_to(~found[:, None], hits.shape)] = _NONE
@@ -350,7 +351,7 @@ def _verdicts(
 
 
 def _average_precision(verdicts: np.ndarray, truths: int) -> np.ndarray:
-    """Percent at each threshold of (N, T) verdicts in descending score; nan without truths."""
+    """Percent at each threshold, from (N, T) verdicts in descending score; nan without truths."""
     if truths == 0:
         return np.full(verdicts.shape[1], np.nan)
     right, wrong = verdicts == _RIGHT, verdicts == _WRONG
@@ -363,7 +364,7 @@ def _average_precision(verdicts: np.ndarray, truths: int) -> np.ndarray:
 def _confusion(
     picture: TruePicture, people: Sequence[FoundPerson], num_classes: int, threshold: float
 ) -> np.ndarray:
-    """(K + 1, K + 1) int64 pixel counts, truth by prediction."""
+    """(K + 1, K + 1) int64 pixel counts, ground truth by prediction."""
     people = [p for p in people if p.score >= threshold]
     window = _window(picture, [*picture.people, *people])
     shape = (window[0].stop - window[0].start, window[1].stop - window[1].start)
@@ -384,7 +385,7 @@ def _confusion(
 
 
 def _window(picture: TruePicture, people: Iterable) -> tuple[slice, slice]:
-    """(rows, columns) of the picture that hold everybody; all of it if it has its own labels."""
+    """(rows, columns) of the image that contain all people; all of it if it has a label map."""
     if picture.label_map is not None:
         return slice(0, picture.image_size[0]), slice(0, picture.image_size[1])
     slices = [p.crop.slices for p in people if p.crop.body.size]
@@ -405,13 +406,13 @@ def _inside(slices: tuple[slice, slice], window: tuple[slice, slice]) -> tuple[s
 def _painted_truth(
     picture: TruePicture, window: tuple[slice, slice]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The window's true labels, and where people nobody labelled can be ruled out."""
+    """The window's ground-truth labels, and where unlabelled people can be ruled out."""
     shape = (window[0].stop - window[0].start, window[1].stop - window[1].start)
     counts = np.full(shape, picture.exhaustive)
     if picture.crowd is not None:
         counts &= ~picture.crowd[window]
     true = np.zeros(shape, dtype=np.uint8)
-    # What is known of one person goes before what is unknown of another.
+    # What is known of one person takes precedence over what is unknown of another.
     for unknown in (True, False):
         for person in picture.people:
             crop, place = person.crop, _inside(person.crop.slices, window)
@@ -425,7 +426,7 @@ def _painted_truth(
 
 
 def _rest(picture: TruePicture, window: tuple[slice, slice]) -> int:
-    """Pixels outside the window that count: background in truth and prediction."""
+    """Number of pixels outside the window that count: background in both."""
     if not picture.exhaustive:
         return 0
     height, width = picture.image_size
@@ -439,7 +440,7 @@ def _rest(picture: TruePicture, window: tuple[slice, slice]) -> int:
 
 
 def _joined(pictures: Sequence[_Verdicts], field: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A field of all pictures; ``shape`` is what follows its first axis."""
+    """A field of all images, concatenated; ``shape`` is its shape without the first axis."""
     return np.concatenate([np.zeros((0, *shape)), *(getattr(p, field) for p in pictures)])
 
 
@@ -452,7 +453,7 @@ def _fifty_and_vol(name: str, by_threshold: np.ndarray, suffix: str = "") -> dic
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of what is not nan; nan where there is nothing else."""
+    """Mean without nan values; nan if there are no others."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=axis)
     count = known.sum(axis=axis)

@@ -1,16 +1,15 @@
-"""PCK: the percentage of joints found within a share of the person's size.
+"""PCK: the percentage of correct keypoints, relative to the person's size.
 
-A labelled joint (v > 0) is right if the predicted one lies within 0.2 times a reference length of
-it, the limit included. Two references are in use, and figures of one are not to be held against
-figures of the other (a published sub-JHMDB result is 96.0 with one and 80.1 with the other):
+A labelled keypoint (v > 0) is correct if the predicted one lies within 0.2 times a reference length
+(inclusive). Two references are in use, and their results must not be compared with each other (a
+published sub-JHMDB result is 96.0 with one and 80.1 with the other):
 
-* ``bbox``: the longer side of the person's true box;
-* ``torso``: the distance from left shoulder to right hip; that of the prediction where the true one
-  is below one pixel or one of the two joints is not labelled.
+* ``bbox``: the longer side of the person's ground-truth box;
+* ``torso``: the distance from left shoulder to right hip; that of the prediction if the
+  ground-truth one is below one pixel or one of the two keypoints is not labelled.
 
-The mean is over joints, not over people. A joint that is not labelled is not judged; all joints of
-a person who is not found are wrong; whoever is found and matches nobody costs nothing (that is what
-AP is for).
+The mean is over keypoints, not over people. Unlabelled keypoints are not evaluated; all keypoints
+of a missed person are wrong; a prediction that matches nobody costs nothing (AP measures that).
 """
 
 from __future__ import annotations
@@ -27,27 +26,28 @@ from .matching import box_iou, takers
 
 PCK_THRESHOLD = 0.2
 
-# The rows of the field's tables. Joints that are in none of them have a row of their own.
+# The rows of published tables. Keypoints that are in none of them have a row of their own.
 _ROWS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _HEAD = ("nose", "eye", "ear", "face", "head_top")
 _TORSO = ("left_shoulder", "right_hip")
 
 
 class PCK:
-    """Collects people, one at a time, and gives the figures.
+    """Accumulates people one at a time and computes PCK.
 
-    Two integers a joint and reference are kept; other processes' can be pickled and merged.
+    Two integers per keypoint and reference are stored; those of other processes can be pickled and
+    merged.
     """
 
     def __init__(self, schema: KeypointSchema, *, joints: Collection[str] | None = None) -> None:
         """
         Args:
-            schema: the joints of truth and prediction.
-            joints: the names of those judged; all where left out. Published J-HMDB tables, for
-                one, have neither neck nor belly.
+            schema: the keypoints of ground truth and predictions.
+            joints: the names of the keypoints to evaluate, by default all. Published J-HMDB tables,
+                for example, have neither neck nor belly.
 
         Raises:
-            ValueError: the schema has no such joint.
+            ValueError: the schema has no such keypoint.
         """
         strange = sorted(set(joints or ()) - set(schema.keypoints))
         if strange:
@@ -62,12 +62,13 @@ class PCK:
         }
 
     def add(self, true: np.ndarray, box: np.ndarray, found: np.ndarray | None) -> None:
-        """Count a person.
+        """Add a person.
 
         Args:
-            true: (K, 3) of x, y in pixels and v; labelled where v > 0.
-            box: (4,), their true box, XYXY.
-            found: (K, 2 or more) of x, y in the same coordinates; None: nobody was found.
+            true: (K, 3), x, y in pixels and v; labelled where v > 0.
+            box: (4,), their ground-truth box, XYXY.
+            found: (K, 2 or more), predicted x, y in the same coordinates; None: the person was
+                missed.
         """
         labelled = (true[:, 2] > 0) & self._judged
         self._total += labelled
@@ -90,10 +91,10 @@ class PCK:
         return float(np.linalg.norm(found[shoulder, :2] - found[hip, :2]))
 
     def merge(self, other: PCK) -> None:
-        """Take over the people of another collection.
+        """Add the people of another `PCK`.
 
         Raises:
-            ValueError: it is of another schema or judges other joints.
+            ValueError: it has another schema or evaluates other keypoints.
         """
         if self.schema != other.schema or (self._judged != other._judged).any():
             raise ValueError("the collections judge different joints")
@@ -102,13 +103,13 @@ class PCK:
             right += other._right[reference]
 
     def result(self) -> dict[str, float]:
-        """The figures in percent, nan where no joint is labelled.
+        """PCK in percent, nan if no keypoint is labelled.
 
         Returns:
-            ``PCK@0.2_bbox``, the mean over all labelled joints, and of the table
+            ``PCK@0.2_bbox``, the mean over all labelled keypoints, and the rows of the table,
             ``PCK@0.2_bbox-head`` (nose, eyes, ears, face, head top), ``-shoulder``, ``-elbow``,
-            ``-wrist``, ``-hip``, ``-knee``, ``-ankle`` and other joints by their name, as far as
-            they are judged; and the same with ``torso``, where the schema has its joints.
+            ``-wrist``, ``-hip``, ``-knee``, ``-ankle`` and other keypoints by name, as far as they
+            are evaluated; and the same with ``torso``, if the schema has its keypoints.
         """
         rows = self._rows()
         results = {}
@@ -133,13 +134,13 @@ def evaluate_pck(
     *,
     joints: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """The PCK of predictions in the records' keypoint schema.
+    """Compute PCK of predictions in the records' keypoint schema.
 
-    In each picture the predictions with joints take people by the overlap of boxes (`takers`).
-    Crowds take no part.
+    In each image, predictions with keypoints are matched to people by box IoU (`takers`). Crowds
+    are left out.
 
     Args:
-        records: the truth.
+        records: the ground truth.
         predictions: as for `coco_ap.evaluate_ap`.
         joints: as for `PCK`.
 

@@ -1,16 +1,16 @@
-"""The precision by which the original body parts system was judged.
+"""Precision as defined by the original body parts system.
 
-Of the detections with a score above 0.5 and a box above 1000 pixels, the share that is right: the
-true box of greatest IoU is above 0.5, and so is the IoU of all channels taken together (the sum of
-their intersections over the sum of their unions), a channel being where its probability is at least
-0.6. Nothing is said of the people who were missed.
+The fraction of correct ones among detections with a score above 0.5 and a box area above 1000
+pixels. A detection is correct if the highest IoU of its box with a ground-truth box is above 0.5,
+and so is the IoU of all channels together with that person (the sum of intersections over the sum
+of unions); a channel is where its probability is at least 0.6. Missed people have no effect.
 
-``official`` does not ask whether a person was found already: duplicates are right. ``strict`` does:
-in descending score each detection takes the free person of greatest box IoU.
+``official`` does not check whether a person was matched before: duplicates are correct. ``strict``
+does: in descending score each detection is matched to the unmatched person of highest box IoU.
 
-Channels that are unknown of a person are left out. A detection is not counted where it matches
-nobody and lies by more than half of its box in a crowd or on ignored pixels, or in a picture that
-is not exhaustive; nor where no channel of the person is known. Single pixels are ignored as in
+Channels that are unknown for a person are left out. Detections are not counted if they match nobody
+and more than half of the box lies in a crowd or on ignored pixels, or the image is not exhaustive;
+nor if they match a person without known channels. Single pixels are ignored as in
 `instances.overlaps`.
 """
 
@@ -32,12 +32,12 @@ CHANNEL_THRESHOLD = 0.6
 
 @dataclass(frozen=True, eq=False)
 class FoundChannels:
-    """A detection whose channels were thresholded each by itself.
+    """A detection with independently thresholded channels.
 
     Args:
         box: (4,), XYXY absolute.
         score: 0..1.
-        x0, y0: column and row of the masks' first pixel in the picture.
+        x0, y0: column and row of the masks' first pixel in the image.
         masks: (C, h, w) bool, [0] the silhouette; they may overlap.
     """
 
@@ -49,20 +49,20 @@ class FoundChannels:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """(rows, columns) of the masks in the picture."""
+        """(rows, columns) of the masks in the image."""
         _, height, width = self.masks.shape
         return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
 
 
 def found_channels(person: Person) -> FoundChannels:
-    """A predicted person's channels at `CHANNEL_THRESHOLD`. They must have part masks."""
+    """A predicted person's channels at `CHANNEL_THRESHOLD`. The person must have part masks."""
     return FoundChannels(person.box, person.score, *person.channel_masks(CHANNEL_THRESHOLD))
 
 
 class OriginalPrecision:
-    """Collects pictures, one at a time, and gives the figures.
+    """Accumulates images one at a time and computes the precision.
 
-    Three integers are kept; other processes' can be pickled and merged.
+    Four integers are stored; those of other processes can be pickled and merged.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class OriginalPrecision:
         self._right = {"official": 0, "strict": 0}
 
     def add(self, picture: TruePicture, people: Sequence[FoundChannels]) -> None:
-        """Count a picture; its people's K classes are the detections' channels 1..K."""
+        """Add an image; its people's K classes are the detections' channels 1..K."""
         people = sorted(
             (p for p in people if p.score > MIN_SCORE and _area(p.box) > MIN_BOX_AREA),
             key=lambda p: -p.score,
@@ -87,7 +87,7 @@ class OriginalPrecision:
     def _count(
         self, kind: str, picture: TruePicture, person: FoundChannels, iou: np.ndarray
     ) -> int | None:
-        """Judge a detection by its IoU with each true box. Returns the person it matches."""
+        """Count a detection, given its IoU with each box. Returns the index of the match."""
         best = int(iou.argmax()) if iou.size and iou.max() > MIN_IOU else None
         if best is None:
             self._counted[kind] += not _excused(picture, person)
@@ -98,7 +98,7 @@ class OriginalPrecision:
         return best
 
     def merge(self, other: OriginalPrecision) -> None:
-        """Take over the pictures of another collection."""
+        """Add the counts of another `OriginalPrecision`."""
         for mine, theirs in ((self._counted, other._counted), (self._right, other._right)):
             for kind in mine:
                 mine[kind] += theirs[kind]
@@ -112,7 +112,7 @@ class OriginalPrecision:
 
 
 def channel_iou(picture: TruePicture, person: TruePerson, found: FoundChannels) -> float:
-    """IoU of all known channels taken together; 0 where all are empty."""
+    """IoU of all known channels together; 0 if all are empty."""
     crop = person.crop
     channels = np.flatnonzero(person.known)
     true = np.stack([crop.body if c == 0 else crop.labels == c for c in channels])
@@ -132,7 +132,7 @@ def channel_iou(picture: TruePicture, person: TruePerson, found: FoundChannels) 
 def _common(
     a: tuple[slice, slice], b: tuple[slice, slice]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """What two windows of the picture have in common, in the pixels of each."""
+    """The intersection of two windows of the image, in the pixel coordinates of each."""
     start = [max(s.start, t.start) for s, t in zip(a, b, strict=True)]
     stop = [max(min(s.stop, t.stop), first) for s, t, first in zip(a, b, start, strict=True)]
 

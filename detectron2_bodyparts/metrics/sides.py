@@ -1,7 +1,7 @@
-"""How often a model takes a person's left for their right.
+"""Left/right confusion: how often a model confuses a person's left and right.
 
-A model can reach a fair AP while it swaps the arms of every person seen from behind: the masks of
-both arms are found, under each other's name. This figure says so; no published peer reports it.
+A model can reach a fair AP while it swaps the arms of every person seen from behind: both masks are
+predicted, under each other's name. This metric shows it; no published peer reports it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .matching import Person, mask_iou, person_iou, takers
 
 
 def left_right_confusion(records: Records, predictions: Sequence[Person]) -> dict[str, float]:
-    """Share of sided pairs whose predicted left lies rather on the true right.
+    """The fraction of left/right pairs whose predicted left overlaps more with the true right.
 
-    In each picture the predictions take people by the overlap of silhouettes where both are there,
-    else of boxes (`takers`). Crowds take no part. A pair is judged where its right and left are
-    there (known or derived, and not empty) in truth and prediction; it is confused where the
-    predicted left has a greater IoU with the true right than with the true left.
+    In each image, predictions are matched to people by the IoU of silhouettes if both have one,
+    else of boxes (`takers`). Crowds are left out. A pair is evaluated if both sides have masks
+    (known or derived, and not empty) in ground truth and prediction; it is confused if the
+    predicted left has a higher IoU with the true right than with the true left.
 
     Args:
-        records: the truth.
+        records: the ground truth.
         predictions: as for `coco_ap.evaluate_ap`.
 
     Returns:
         ``confusion``, and one ``confusion-<pair>`` for each of the schema's unions (``arm``,
-        ``leg``): percent, nan where no pair was judged; ``pairs``: how many were judged.
+        ``leg``): percent, nan if no pair was evaluated; ``pairs``: how many were evaluated.
 
     Raises:
         ValueError: as `coco_ap.check_predictions`.
@@ -57,20 +57,20 @@ def left_right_confusion(records: Records, predictions: Sequence[Person]) -> dic
 
 
 class JudgedPair(NamedTuple):
-    """A sided pair that is judged: a union's name, as ``arm``, and two IoUs."""
+    """An evaluated left/right pair: a union's name, such as ``arm``, and two IoUs."""
 
     name: str
     to_left: float  # of the predicted left with the true left
-    to_right: float  # and with the true right
+    to_right: float  # of the predicted left with the true right
 
     @property
     def is_confused(self) -> bool:
-        """Whether the predicted left lies rather on the true right."""
+        """Whether the predicted left overlaps more with the true right."""
         return self.to_right > self.to_left
 
 
 def judged_pairs(prediction: Person, person: Person, schema: PartSchema) -> Iterator[JudgedPair]:
-    """The pairs by which `left_right_confusion` judges a prediction of a person."""
+    """The pairs that `left_right_confusion` evaluates for a prediction and its matched person."""
     for name, indices in schema.unions.items():
         sides = [schema.channels[i] for i in indices]
         found, true = part_masks(prediction, *sides), part_masks(person, *sides)
@@ -80,7 +80,7 @@ def judged_pairs(prediction: Person, person: Person, schema: PartSchema) -> Iter
 
 
 def part_masks(person: Person, *parts: str) -> list[Mapping[str, Any]] | None:
-    """The parts' RLEs, None where one of them is missing or empty."""
+    """The parts' RLEs, or None if one of them is missing or empty."""
     masks = person.get("part_segmentation", {})
     if all(part in masks and mask_util.area(masks[part]) > 0 for part in parts):
         return [masks[part] for part in parts]

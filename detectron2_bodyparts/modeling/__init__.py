@@ -1,4 +1,4 @@
-"""The network's parts. Importing this registers them with Detectron2."""
+"""The model's modules. Importing this registers them with Detectron2."""
 
 from . import backbone, mobilenet  # noqa: F401  (they register themselves)
 from .keypoint_head import BodyPartsKeypointHead

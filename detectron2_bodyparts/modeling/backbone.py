@@ -1,4 +1,4 @@
-"""A small residual network for machines without a GPU, and an FPN that looks several times."""
+"""A small residual network for CPUs, and an FPN that also runs on the mirror image."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from torch import nn
 
 
 def in_look(number: int, name: str) -> str:
-    """The name of a feature map, as "p2", in the mirrored look of that number, from 0 on."""
+    """The name of feature map ``name``, e.g. "p2", in mirrored view ``number``, counted from 0."""
     return f"mirrored{number}_{name}"
 
 
 def unmirrored(maps: torch.Tensor, permutation: Sequence[int]) -> torch.Tensor:
-    """(N, C, h, w) of a mirrored picture -> as of the picture: right and left change places, too.
+    """Flip (N, C, h, w) maps of a mirrored image back, and swap the channels of right and left.
 
     Args:
-        maps: what was found in the mirror image.
-        permutation: of the C channels when a picture is mirrored, as ``flip_permutation``.
+        maps: the predictions on the mirror image.
+        permutation: permutation of the C channels under a flip, as a schema's ``flip_permutation``.
     """
     return maps[:, list(permutation)].flip(3)
 
 
 class SeveralLooksFPN(FPN):
-    """An FPN that, out of training, looks at the mirror image of the picture, too, made smaller.
+    """An FPN that at inference also runs on downscaled mirror images ("looks") of the image.
 
-    A part segmentation of all looks (`PartSegmentation.probabilities`) knows more than one of any,
-    as do RoI heads of two (`BodyPartsROIHeads`), for a fraction of the time more.
+    Averaging the part segmentation over all of them (`PartSegmentation.probabilities`), or the RoI
+    heads over two (`BodyPartsROIHeads`), is more accurate, for a fraction of the time more.
     """
 
     def __init__(self, *args, mirrored_looks: Sequence[float] = (), **kwargs) -> None:
         """
         Args:
-            args, kwargs: `FPN`'s own.
-            mirrored_looks: the mirror image's size in each look, as a share of the picture's.
+            args, kwargs: those of `FPN`.
+            mirrored_looks: the scale of each mirror image relative to the image.
 
         Raises:
-            ValueError: one of them is not above 0 and at most 1.
+            ValueError: a scale is not in (0, 1].
         """
         super().__init__(*args, **kwargs)
         if not all(0 < size <= 1 for size in mirrored_looks):
@@ -51,13 +51,13 @@ class SeveralLooksFPN(FPN):
         self.mirrored_looks = tuple(mirrored_looks)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, C, H, W) -> `FPN`'s feature maps, and those of each mirrored look (`in_look`)."""
+        """(N, C, H, W) -> `FPN`'s feature maps, and those of each mirrored view (`in_look`)."""
         features = super().forward(x)
         if self.training:
             return features
         mirror_image = x.flip(3)
         for i, share in enumerate(self.mirrored_looks):
-            # In integers: export traces them, for pictures of any size.
+            # Integer arithmetic, which export can trace for images of any size.
             per_mille, cell = round(share * 1000), self.size_divisibility
             size = [(n * per_mille // 1000 + cell - 1) // cell * cell for n in x.shape[-2:]]
             small = nn.functional.interpolate(mirror_image, size, mode="bilinear")
@@ -66,7 +66,7 @@ class SeveralLooksFPN(FPN):
         return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """See `FPN.output_shape`; a mirrored look's stride is that of its own picture."""
+        """See `FPN.output_shape`; strides of mirrored views are in pixels of the scaled image."""
         shapes = super().output_shape()
         looks = range(len(self.mirrored_looks))
         return {**shapes, **{in_look(i, name): s for i in looks for name, s in shapes.items()}}
@@ -74,15 +74,15 @@ class SeveralLooksFPN(FPN):
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """A residual network of basic blocks, of any width and depth, with an FPN of p2 to p6.
+    """A residual network of basic blocks, of any width and depth, with an FPN (p2 to p6).
 
-    Detectron2's own starts at ResNet-18, which takes seconds a step on a CPU, and a ResNet-50 made
-    narrow is so deep that it learns slowly from nothing. Uses MODEL.RESNETS.BLOCKS_PER_STAGE,
+    Detectron2's smallest is ResNet-18, which takes seconds per step on a CPU; a narrow ResNet-50 is
+    so deep that it learns slowly from scratch. Uses MODEL.RESNETS.BLOCKS_PER_STAGE,
     STEM_OUT_CHANNELS, RES2_OUT_CHANNELS (doubled at each stage) and NORM, and MODEL.FPN.
 
     Args:
         cfg: the config.
-        input_shape: channels of the picture.
+        input_shape: the image's channels.
     """
     resnets, fpn = cfg.MODEL.RESNETS, cfg.MODEL.FPN
     stem = BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM)

@@ -1,8 +1,8 @@
-"""BodyPix 2 (Google, Apache-2.0): its weights for our backbone, and the model itself, as a peer.
+"""BodyPix 2 (Google, Apache-2.0): its weights for our backbone, and the model for comparison.
 
     python -m detectron2_bodyparts.modeling.bodypix model-stride16.json mobilenet_v1_075.pth
 
-writes what MODEL.WEIGHTS of a config with `build_mobilenet_v1_fpn_backbone` takes.
+writes a checkpoint for MODEL.WEIGHTS of a config with `build_mobilenet_v1_fpn_backbone`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _front_and_back(*parts: str) -> tuple[str, ...]:
     return tuple(f"{part}_{end}" for part in parts for end in ("front", "back"))
 
 
-# BodyPix's channels, in its order.
+# BodyPix's part channels, in its order.
 PARTS = (
     "left_face",
     "right_face",
@@ -34,7 +34,7 @@ PARTS = (
     "left_foot",
     "right_foot",
 )
-# Its output -> the last part of the TensorFlow scope its weights lie in.
+# Output -> last component of its weights' TensorFlow scope.
 _HEADS = {
     "segments": "segment_2",
     "parts": "part_heatmap_2",
@@ -44,7 +44,7 @@ _HEADS = {
 
 
 def channel_of(part: str) -> str:
-    """The channel of bodyparts-11 in which one of ``PARTS`` lies."""
+    """The channel of bodyparts-11 that contains one of ``PARTS``."""
     if part.endswith("_face"):
         return "head"
     part = part.removesuffix("_front").removesuffix("_back")
@@ -52,12 +52,12 @@ def channel_of(part: str) -> str:
 
 
 def mobilenet_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """BodyPix's weights as those of a `MobileNetV1` of the same width."""
+    """Convert BodyPix's weights to those of a `MobileNetV1` of the same width."""
     state = {}
 
     def take(name: str, scope: str, prefix: str) -> None:
         kernel = weights[f"MobilenetV1/{scope}/{prefix}weights"]
-        # A depthwise kernel's last two axes are the other way round: channel, 1.
+        # A depthwise kernel's last two axes are swapped: channel, 1.
         axes = (2, 3, 0, 1) if prefix else (3, 2, 0, 1)
         state[f"{name}.weight"] = torch.tensor(kernel.transpose(axes))
         bias = weights[f"MobilenetV1/{scope}/{prefix or 'Conv2D_'}bias"]
@@ -71,12 +71,12 @@ def mobilenet_state_dict(weights: Mapping[str, np.ndarray]) -> dict[str, torch.T
 
 
 class BodyPix(nn.Module):
-    """BodyPix with a MobileNetV1, at stride 16: silhouettes, parts and joints without instances."""
+    """BodyPix with a MobileNetV1 at stride 16: silhouettes, parts and keypoints, no instances."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         """
         Args:
-            weights: as `read_tfjs_weights` gives them.
+            weights: as returned by `read_tfjs_weights`.
         """
         super().__init__()
         state = mobilenet_state_dict(weights)
@@ -99,15 +99,15 @@ class BodyPix(nn.Module):
 
         Returns:
             Logits (N, C, h, w), one cell every 16 pixels, the first at pixel 0: ``segments``
-            (1 channel), ``parts`` (24, as `PARTS`), ``joints`` (17, as COCO) and ``offsets`` (34:
-            pixels from the cell to the joint, all y then all x).
+            (1 channel), ``parts`` (24, see `PARTS`) and ``joints`` (COCO's 17); and ``offsets``
+            (34: pixels from the cell to the keypoint, all y, then all x).
         """
         features = self.backbone(image)["res4"]
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def main() -> None:
-    """The command line: the model's JSON, and the checkpoint to write."""
+    """Convert a model's JSON to a checkpoint, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="BodyPix's model-stride16.json, its weights beside it")
     parser.add_argument("output", help="the checkpoint to write")

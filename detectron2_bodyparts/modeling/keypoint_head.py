@@ -1,4 +1,4 @@
-"""The joint head: one heatmap a joint, softmax over its positions."""
+"""The keypoint head: one heatmap per keypoint, softmax over its positions."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def keypoint_loss(
     boxes: torch.Tensor,
     weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy over the positions of each labelled joint inside its region (Mask R-CNN, 2017).
+    """Cross-entropy over positions, for labelled keypoints in their region (Mask R-CNN, 2017).
 
     Args:
         logits: (R, K, S, S).
-        keypoints: (R, K, 3) of x, y in continuous picture coordinates and v; v = 0 is not labelled.
+        keypoints: (R, K, 3): x, y in continuous image coordinates, and v; v = 0 is not labelled.
         boxes: (R, 4) XYXY.
-        weights: (R,) of each region; 1 where not given.
+        weights: (R,), one per region; 1 if not given.
 
     Returns:
-        The weighted sum over the labelled joints that lie in their region, and how many these are.
-        The sum is zero, and still a function of the logits, where there are none.
+        The weighted sum over the labelled keypoints that lie in their region, and their number. If
+        there are none, the sum is zero and still depends on the logits.
     """
     side = logits.shape[-1]
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     cells = (keypoints[..., :2] - low) / (high - low).clamp(min=1e-6) * side
-    # A joint on the far edge belongs to the last cell.
+    # A keypoint on the far edge belongs to the last cell.
     on_edge = keypoints[..., :2] == high
     cells = torch.where(on_edge, cells.new_tensor(side - 1), cells).floor()
     inside = ((cells >= 0) & (cells < side)).all(dim=-1) & (keypoints[..., 2] > 0)
@@ -51,18 +51,18 @@ def keypoint_loss(
 
 
 def decode_keypoints(logits: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Joints of heatmaps, without a loop over people.
+    """Decode heatmaps to keypoints, without a loop over people.
 
-    The best cell, moved by up to half a cell to the top of the parabola through it and its
-    neighbours, in x and y each.
+    The best cell is shifted by up to half a cell to the peak of the parabola through it and its
+    neighbours, in x and y separately.
 
     Args:
         logits: (R, K, S, S).
         boxes: (R, 4) XYXY.
 
     Returns:
-        (R, K, 3): x, y in continuous picture coordinates, and the probability of the best cell
-        under the softmax over the region, in 0..1.
+        (R, K, 3): x, y in continuous image coordinates, and score: the best cell's probability, in
+        0..1, under the softmax over the region.
     """
     regions, joints, side = logits.shape[0], logits.shape[1], logits.shape[-1]
     flat = logits.flatten(2)
@@ -89,16 +89,16 @@ def decode_keypoints(logits: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
 class BodyPartsKeypointHead(nn.Module):
-    """Heatmaps of 56x56 for every joint of the schema.
+    """One 56x56 heatmap per keypoint of the schema.
 
-    The trunk has the layers and the names of Detectron2's KRCNNConvDeconvUpsampleHead, so that its
-    weights load: 3x3 convolutions, a transposed one, bilinear to four times the region's side. On
-    larger regions (a shared mask trunk of 28x28 or 56x56) the upsampling steps that are not needed
-    are left out. In training gives ``loss_keypoint``. In inference sets on each picture's people
+    Layers and their names are those of Detectron2's KRCNNConvDeconvUpsampleHead, so its weights
+    load: 3x3 convolutions, a transposed one, bilinear upsampling to four times the region's side.
+    For larger regions (a shared mask trunk of 28x28 or 56x56) unneeded upsampling steps are
+    omitted. Returns ``loss_keypoint`` in training. At inference sets on the instances of each image
 
-    * ``pred_keypoints``: (N, K, 3) of x, y, score,
-    * ``pred_keypoint_heatmaps``: (N, K, 56, 56) logits on the given ``pred_boxes``, as
-      Detectron2's own does.
+    * ``pred_keypoints``: (N, K, 3): x, y, score,
+    * ``pred_keypoint_heatmaps``: (N, K, 56, 56) logits on the given ``pred_boxes``, like
+      Detectron2's head.
     """
 
     heatmap_size = 56
@@ -116,9 +116,9 @@ class BodyPartsKeypointHead(nn.Module):
         """
         Args:
             input_shape: channels and side of the regions; the side is 14, 28 or 56.
-            keypoint_schema: of the K joints.
+            keypoint_schema: the K keypoints.
             conv_dims: output channels of each 3x3 convolution.
-            norm: normalisation, as `detectron2.layers.get_norm` takes it.
+            norm: normalization, see `detectron2.layers.get_norm`.
             loss_weight: multiplier of the loss.
         """
         super().__init__()
@@ -168,16 +168,16 @@ class BodyPartsKeypointHead(nn.Module):
     def forward(
         self, x: torch.Tensor, instances: list[Instances], mirrored: torch.Tensor | None = None
     ):
-        """Regions to losses or predictions. See the class for the fields.
+        """Compute losses or predictions of regions. See the class for the fields.
 
         Args:
-            x: (R, in, s, s), the regions of all pictures end to end.
-            instances: per picture; in training with ``proposal_boxes`` and ``gt_keypoints``.
-            mirrored: (R, in, s, s), of the same regions in the mirror image: out of training, the
-                logits of both are averaged.
+            x: (R, in, s, s), the regions of all images, concatenated.
+            instances: per image; in training with ``proposal_boxes`` and ``gt_keypoints``.
+            mirrored: (R, in, s, s), the same regions in the mirror image; at inference the logits
+                of both are averaged.
 
         Returns:
-            In training a dict of losses, else the same instances with joints.
+            In training a dict of losses, at inference the same instances with keypoints.
         """
         logits = self.layers(x)
         if self.training:

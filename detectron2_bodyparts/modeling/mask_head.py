@@ -20,7 +20,7 @@ from .backbone import unmirrored
 
 
 def conv_3x3(in_channels: int, out_channels: int, norm: str, *, stride: int = 1) -> Conv2d:
-    """With a ReLU, and a normalisation as `detectron2.layers.get_norm` takes it."""
+    """A 3x3 convolution with ReLU and the normalization of `detectron2.layers.get_norm`."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -36,9 +36,9 @@ def conv_3x3(in_channels: int, out_channels: int, norm: str, *, stride: int = 1)
 
 
 class _PixelShuffle(nn.Module):
-    """(R, 4C, s, s) -> (R, C, 2s, 2s), as `torch.nn.PixelShuffle`.
+    """(R, 4C, s, s) -> (R, C, 2s, 2s), like `torch.nn.PixelShuffle`.
 
-    Of simpler steps, which ONNX Runtime does in half the time, and torch without any region, too.
+    Built from simpler operations, which take ONNX Runtime half the time and in torch allow R = 0.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -49,16 +49,16 @@ class _PixelShuffle(nn.Module):
 
 
 class EfficientDecoder(nn.Module):
-    """Narrow before the resolution rises: each doubling of the side halves the channels.
+    """A decoder that is narrow at high resolution: the channels decrease as the side grows.
 
     ``trunk``: regions (R, in_channels, s, s) -> (R, conv_dim, s, s), by way of s/2 and s/4 with
     twice the channels, where a 3x3 convolution spans nearly half the person: telling left from
-    right takes a view of the whole. ``upsample``: -> logits (R, C, 4s, 4s); its last doubling
-    rearranges channels (Shi et al., sub-pixel convolution, 2016), because convolutions of few
-    channels at 4s take most of the time. It has no normalisation, with which the few channels at
-    the end learn several times slower.
+    right requires a view of the whole. ``upsample``: -> logits (R, C, 4s, 4s). Its upsampling is
+    sub-pixel convolution (Shi et al., 2016), up to the last layer, because convolutions at 4s, even
+    with few channels, would take most of the time. It has no normalization, with which its few
+    channels learn several times more slowly.
 
-    With 256 channels in, 28x28 regions, conv_dim 64 and 7 channels: 0.30 GMAC a region.
+    With 256 input channels, 28x28 regions, conv_dim 64 and 7 channels: 0.30 GMAC per region.
     """
 
     scale = 4
@@ -97,15 +97,15 @@ class EfficientDecoder(nn.Module):
 
 
 def resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(N, C, h, w) -> (N, C, H, W), bilinear, H and W those of ``like``."""
+    """Resize (N, C, h, w) bilinearly to (N, C, H, W), the size of ``like``."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class OriginalDecoder(nn.Module):
-    """The decoder of MaskRCNN_body (2017), to compare against.
+    """The decoder of MaskRCNN_body (2017), for comparison.
 
     ``trunk``: four 3x3 convolutions; ``upsample``: a transposed convolution to twice the side, then
-    1x1 to the channels. With 56x56 regions and conv_dim 256: 8.24 GMAC a region.
+    1x1 to the channels. With 56x56 regions and conv_dim 256: 8.24 GMAC per region.
     """
 
     scale = 2
@@ -129,41 +129,41 @@ class OriginalDecoder(nn.Module):
         return self.convs(x)
 
 
-# The share of a region that a part covers, as the network is told at the start. Without it, the
-# first hundreds of steps go into learning that most of a region is none of any part.
+# Initial probability of each part: the fraction of a region assumed to be covered by it. Otherwise
+# hundreds of steps are spent on learning that most of a region does not belong to any given part.
 PART_PRIOR = 0.1
 
 
 def _predictor(in_channels: int, num_channels: int, residual: bool, *, cells: int = 1) -> Conv2d:
-    """Logits of each channel, for ``cells`` cells of the mask a position; or, what to add to some.
+    """1x1 convolution to the logits (or a residual) of ``cells`` mask cells per position.
 
-    A residual is zero at first: the prior is in what it is added to.
+    A residual is initially zero: the prior is in the logits it is added to.
     """
     predictor = Conv2d(in_channels, num_channels * cells, kernel_size=1)
     if residual:
         nn.init.zeros_(predictor.weight)
         nn.init.zeros_(predictor.bias)
         return predictor
-    # Not Mask R-CNN's 0.001: from weights that are all but equal, the channels of right and left
-    # get the same gradients and stay alike for hundreds of steps.
+    # Not Mask R-CNN's 0.001: with nearly equal weights, the channels of right and left get the same
+    # gradients and stay alike for hundreds of steps.
     nn.init.normal_(predictor.weight, std=0.1)
     nn.init.constant_(predictor.bias, math.log(PART_PRIOR / (1 - PART_PRIOR)))
     nn.init.constant_(predictor.bias[:cells], 0)  # the body
     return predictor
 
 
-# A decoder's `scale` is the factor from the region's side to the mask's.
+# A decoder's `scale` is the ratio of the mask's side to the region's.
 _DECODERS = {"efficient": EfficientDecoder, "original": OriginalDecoder}
 
 
 def with_unions(
     logits: torch.Tensor, schema: PartSchema, known: torch.Tensor
 ) -> tuple[torch.Tensor, list[int]]:
-    """The logits of the channels and, behind them, of the unions of which something is known.
+    """Append to the channels' logits those of the known unions of channels.
 
-    Parts exclude one another, so that the odds of a union are the sum of its parts'. Where sides
-    are not labelled, its loss is shared by right and left as the model has them; the maximum would
-    give all of it to the one that happens to lead, and so make up a side.
+    Parts are mutually exclusive; a union's odds are taken as the sum of its parts'. Where sides are
+    not labelled, its gradient is shared between right and left in proportion to their odds; the
+    maximum would give all of it to the one that happens to be ahead, and so invent a side.
 
     Args:
         logits: (R, C, H, W).
@@ -171,7 +171,7 @@ def with_unions(
         known: (C + U,) bool, in the order of `target_names`.
 
     Returns:
-        (R, C', H, W), and the C' indices among `target_names`.
+        Logits (R, C', H, W), and their C' indices into `target_names`.
     """
     num_channels = logits.shape[1]
     unions = list(schema.all_unions.values())
@@ -190,23 +190,23 @@ def part_mask_loss(
     derived_weight: float = 1.0,
     dice_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Binary cross-entropy over what is known: known channels, known unions, valid pixels.
+    """Binary cross-entropy over known channels, known unions and valid pixels only.
 
-    With ``dice_weight``, the soft Dice loss (Milletari et al., V-Net, 2016) of every known channel
-    is added, for which a thin arm counts as much as a torso.
+    With ``dice_weight``, the soft Dice loss (Milletari et al., V-Net, 2016) of each known channel
+    and union is added, in which a thin arm counts as much as a torso.
 
     Args:
         logits: (R, C, S, S), R > 0.
         masks: the R matched people.
         boxes: (R, 4) XYXY: the regions.
-        region_weights: (R,); 1 where not given.
-        derived_weight: weight of derived channels; known ones have 1.
-        dice_weight: weight of the Dice loss beside the cross-entropy.
+        region_weights: (R,); 1 if not given.
+        derived_weight: weight of derived channels; labelled ones have 1.
+        dice_weight: weight of the Dice loss, added to the cross-entropy.
 
     Returns:
-        A scalar: the weighted sum over all known values (Dice: over all known channels), divided by
-        their number, so that a batch of little weight stays light. Zero, and still a function of
-        the logits, where nothing is known.
+        A scalar: the weighted sum over all known values (Dice: all known channels and unions),
+        divided by their number, not by their weight, so batches of low weight contribute less. If
+        nothing is known, it is zero and still depends on the logits.
     """
     targets, valid = masks.crop_and_resize(boxes, logits.shape[-1])
     known = (masks.state != UNKNOWN).to(logits.dtype)
@@ -235,11 +235,11 @@ def part_mask_loss(
 class BodyPartsMaskHead(nn.Module):
     """Masks of the body and its parts, one sigmoid channel each.
 
-    In training gives ``loss_mask``. In inference sets on every picture's instances
+    Returns ``loss_mask`` in training. At inference sets on the instances of each image
 
     * ``pred_part_masks``: (N, C, S, S) probabilities on ``pred_boxes``, channels as in the schema,
-    * ``pred_masks``: (N, 1, S, S), the body alone, which is what Detectron2's post-processing,
-      COCOEvaluator and Visualizer work on.
+    * ``pred_masks``: (N, 1, S, S), the body alone, as Detectron2's post-processing, COCOEvaluator
+      and Visualizer expect it.
     """
 
     @configurable
@@ -263,13 +263,13 @@ class BodyPartsMaskHead(nn.Module):
             part_schema: the channels.
             decoder: "efficient" or "original".
             conv_dim: width of the trunk.
-            norm: normalisation, as `detectron2.layers.get_norm` takes it.
+            norm: normalization, see `detectron2.layers.get_norm`.
             loss_weight: multiplier of the loss.
             derived_loss_weight: weight of channels that were derived rather than labelled.
-            dice_loss_weight: weight of the Dice loss beside the cross-entropy.
+            dice_loss_weight: weight of the Dice loss, added to the cross-entropy.
             residual: its logits are added to a segmentation's; see `forward_from_trunk`.
-            part_residual: how much of what is added to the parts is added out of training; the
-                body, which says whose they are, gets all of it.
+            part_residual: factor, at inference, on the parts' logits that are added; those of the
+                body, which says whose the parts are, are not scaled.
         """
         super().__init__()
         if decoder not in _DECODERS:
@@ -279,7 +279,7 @@ class BodyPartsMaskHead(nn.Module):
             input_shape.channels, len(part_schema.channels), conv_dim, norm, residual
         )
         side = input_shape.height
-        # The trunk's output, for a joint head that shares it.
+        # The trunk's output, for a keypoint head that shares it.
         self.trunk_shape = ShapeSpec(self.decoder.trunk_channels, height=side, width=side)
         self.mask_side = side * self.decoder.scale
         self.loss_weight = loss_weight
@@ -307,14 +307,14 @@ class BodyPartsMaskHead(nn.Module):
         return self.decoder.trunk(x)
 
     def forward(self, x: torch.Tensor, instances: list[Instances]):
-        """Regions to losses or predictions. See the class for the fields.
+        """Compute losses or predictions of regions. See the class for the fields.
 
         Args:
-            x: (R, in, s, s), the pooled regions of all pictures end to end.
-            instances: per picture; in training with ``proposal_boxes`` and ``gt_part_masks``.
+            x: (R, in, s, s), the pooled regions of all images, concatenated.
+            instances: per image; in training with ``proposal_boxes`` and ``gt_part_masks``.
 
         Returns:
-            In training a dict of losses, else the same instances with masks.
+            In training a dict of losses, at inference the same instances with masks.
         """
         return self.forward_from_trunk(self.trunk(x), instances)
 
@@ -325,15 +325,15 @@ class BodyPartsMaskHead(nn.Module):
         segmentation: torch.Tensor | None = None,
         mirrored: torch.Tensor | None = None,
     ):
-        """As `forward`, on what `trunk` gave.
+        """Like `forward`, on the output of `trunk`.
 
         Args:
             features: (R, trunk, s, s).
             instances: as for `forward`.
-            segmentation: (R, C, S, S) logits of the regions' parts, whose they may be, to which
+            segmentation: (R, C, S, S) logits of the parts in the regions, no matter whose, to which
                 the head adds its own.
-            mirrored: (R, trunk, s, s), of the same regions in the mirror image: what the head says
-                of both is averaged.
+            mirrored: (R, trunk, s, s), the same regions in the mirror image; the head's logits of
+                both are averaged.
         """
         logits = self.decoder.upsample(features)
         if mirrored is not None:

@@ -1,4 +1,4 @@
-"""MobileNetV1 with an FPN: a pretrained backbone that a laptop's CPU runs."""
+"""MobileNetV1 with an FPN: a pretrained backbone for laptop CPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from .backbone import SeveralLooksFPN
 
 # Howard et al., "MobileNets", 2017, table 1: output channels at width 1 and stride of the thirteen
-# separable convolutions. As in BodyPix, the last two keep stride 16 and the width before them.
+# separable convolutions. As in BodyPix, the last two keep stride 16 and the preceding width.
 _BLOCKS = (
     (64, 1),
     (128, 2),
@@ -23,7 +23,7 @@ _BLOCKS = (
     (512, 2),
     *[(512, 1)] * 7,
 )
-# Blocks (0-based) whose output an FPN may take: the last of each resolution.
+# Blocks (0-based) whose outputs an FPN can use: the last of each resolution.
 _STAGES = {"res2": 2, "res3": 4, "res4": 12}
 
 
@@ -31,7 +31,7 @@ _relu6 = partial(nn.functional.relu6, inplace=True)
 
 
 class SeparableConv(nn.Module):
-    """A 3x3 convolution of each channel by itself, then 1x1; ReLU6 after both."""
+    """A depthwise 3x3 convolution, then a pointwise one; ReLU6 after each."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -46,16 +46,16 @@ class SeparableConv(nn.Module):
 
 
 class MobileNetV1(Backbone):
-    """MobileNetV1 (Howard et al., 2017) at stride 16, its batch norms folded into the convolutions.
+    """MobileNetV1 (Howard et al., 2017) at stride 16, with batch norms folded into convolutions.
 
-    Outputs ``res2`` (stride 4), ``res3`` (8) and ``res4`` (16). The padding is the same on both
-    sides, which is TensorFlow's SAME for pictures of 16 k + 1 pixels a side.
+    Outputs ``res2`` (stride 4), ``res3`` (8) and ``res4`` (16). Padding is symmetric, which equals
+    TensorFlow's SAME for images with sides of 16 k + 1 pixels.
     """
 
     def __init__(self, width: float = 1.0) -> None:
         """
         Args:
-            width: multiplier of all channel numbers, as 0.75.
+            width: multiplier of all channel numbers, e.g. 0.75.
         """
         super().__init__()
         self.stem = nn.Conv2d(3, int(32 * width), 3, stride=2, padding=1)
@@ -72,7 +72,7 @@ class MobileNetV1(Backbone):
         self._out_feature_channels = {name: channels[i + 1] for name, i in _STAGES.items()}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, 3, H, W), RGB in -1..1 for imported weights -> a feature map for each output."""
+        """(N, 3, H, W), RGB in -1..1 for imported weights -> a feature map per output."""
         outputs, ends = {}, {i: name for name, i in _STAGES.items()}
         x = _relu6(self.stem(x))
         for i, block in enumerate(self.blocks):
@@ -82,7 +82,7 @@ class MobileNetV1(Backbone):
         return outputs
 
     def freeze(self, at: int) -> None:
-        """Hold the stem (1) and the blocks up to that resolution (2: stride 4, 3: 8, ...)."""
+        """Freeze the stem (1) and the blocks up to a stride (2: 4, 3: 8, 4: 16); 0: nothing."""
         blocks = {0: None, 1: -1, 2: 2, 3: 4, 4: 12}[at]
         if blocks is None:
             return
@@ -92,13 +92,13 @@ class MobileNetV1(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_mobilenet_v1_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """`MobileNetV1` with an FPN of p2 to p6; p5 and p6 are strided convolutions on p4.
+    """`MobileNetV1` with an FPN (p2 to p6); p5 and p6 are strided convolutions on p4.
 
     Uses MODEL.MOBILENET.WIDTH, MODEL.BACKBONE.FREEZE_AT and MODEL.FPN.
 
     Args:
         cfg: the config.
-        input_shape: of the picture; it must have three channels.
+        input_shape: the image's channels, which must be three.
     """
     if input_shape.channels != 3:
         raise ValueError(f"expected pictures of 3 channels, found {input_shape.channels}")
@@ -113,5 +113,5 @@ def build_mobilenet_v1_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
         top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p4"),
         mirrored_looks=cfg.MODEL.FPN.MIRRORED_LOOKS,
     )
-    # Convolutions of one channel each are two to three times as fast so on a CPU.
+    # On a CPU, depthwise convolutions are two to three times as fast in this format.
     return backbone.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The first stage of a training: the part segmentation alone."""
+"""The first stage of training: the part segmentation alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from detectron2.structures import Boxes, Instances
 
 @META_ARCH_REGISTRY.register()
 class PartSegmentationPretraining(GeneralizedRCNN):
-    """`GeneralizedRCNN` whose training is that of `PartSegmentation` and the features under it.
+    """`GeneralizedRCNN` that trains only `PartSegmentation` and the backbone.
 
-    Such a step takes a third of the time of one with regions, and what decides how good the masks
-    become is learned there. The weights, those of the untrained heads among them, are what the
-    same config takes as MODEL.WEIGHTS with MODEL.META_ARCHITECTURE "GeneralizedRCNN".
+    A step takes a third of the time of one with regions, and the quality of the masks is mostly
+    decided here. The weights, which include the untrained heads', are for MODEL.WEIGHTS of the same
+    config with MODEL.META_ARCHITECTURE "GeneralizedRCNN".
 
-    At inference a picture is one person, so that mIoU is the segmentation's; its S x S cells over
-    a whole picture are coarse. Of the other metrics none has a meaning.
+    At inference each image is one person, so that mIoU is that of the segmentation, on a coarse
+    grid of S x S cells over the whole image. The other metrics are meaningless.
     """
 
-    find_unused_parameters = True  # what a DistributedDataParallel of it needs
+    find_unused_parameters = True  # required by DistributedDataParallel
 
     def __init__(self, *args, **kwargs) -> None:
         """See `GeneralizedRCNN`.
@@ -50,7 +50,7 @@ class PartSegmentationPretraining(GeneralizedRCNN):
         """See `GeneralizedRCNN.inference`.
 
         Returns:
-            Of every picture one person of score 1, whose box is the picture, whatever was detected.
+            For each image one person of score 1 whose box is the image; detections are ignored.
         """
         images = self.preprocess_image(batched_inputs)
         wholes = [Boxes(images.tensor.new_tensor([[0, 0, w, h]])) for h, w in images.image_sizes]

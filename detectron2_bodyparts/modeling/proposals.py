@@ -1,4 +1,4 @@
-"""A region proposal network that takes nothing for a negative where nothing is known."""
+"""A region proposal network without negatives where the ground truth is unknown."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGI
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 
-# The class of a region to ignore among a picture's ground truth: a crowd, or the whole picture
-# where not everybody is labelled.
+# Class of an ignore region in an image's ground truth: a crowd, or the whole image where not
+# everybody is labelled.
 IGNORE_CLASS = -1
 
 
 def split_ignored(targets: list[Instances]) -> tuple[list[Instances], list[Boxes]]:
-    """Per picture: the people, and the boxes of the regions to ignore."""
+    """Per image: the people, and the boxes of the ignore regions."""
     people = [t[t.gt_classes != IGNORE_CLASS] for t in targets]
     return people, [t.gt_boxes[t.gt_classes == IGNORE_CLASS] for t in targets]
 
 
 def lies_in(boxes: Boxes, regions: Boxes, threshold: float) -> torch.Tensor:
-    """(N,) bool: boxes of which more than ``threshold`` of the area lies in one of the regions."""
+    """(N,) bool: whether more than ``threshold`` of a box's area lies in one of the regions."""
     if len(regions) == 0:
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     return pairwise_ioa(regions, boxes).amax(dim=0) > threshold
 
 
-# Overlaps of people and anchors that are held at a time. Detectron2 holds all of them several times
-# over: with 100 people and the 268,000 anchors of 800x1333, more than 500 MiB.
+# Maximum number of overlaps between people and anchors in memory. Detectron2 holds all of them
+# several times: with 100 people and the 268,000 anchors of 800x1333, more than 500 MiB.
 _OVERLAPS = 2**20
 
 
 def match_anchors(
     matcher: Matcher, people: Boxes, anchors: Boxes
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``matcher(pairwise_iou(people, anchors))``, in memory that people do not add to.
+    """``matcher(pairwise_iou(people, anchors))``, in memory independent of the number of people.
 
     Returns:
-        For each anchor the index of its person, int64, and its label, int8.
+        For each anchor the index of its person (int64) and its label (int8).
     """
     step = max(_OVERLAPS // max(len(people), 1), 1)
     if step >= len(anchors):
         return matcher(pairwise_iou(people, anchors))
     chunks = [slice(i, i + step) for i in range(0, len(anchors), step)]
-    # Whether an anchor is a person's best is known at the end only.
+    # Which anchors are a person's best is known only at the end.
     plain = copy.copy(matcher)
     plain.allow_low_quality_matches = False
     found, best = [], people.tensor.new_zeros(len(people))
@@ -64,15 +64,15 @@ def match_anchors(
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class BodyPartsRPN(RPN):
-    """Detectron2's RPN; anchors in regions to ignore are no negatives."""
+    """Detectron2's RPN, except that anchors in ignore regions are not negatives."""
 
     @configurable
     def __init__(self, *, ignore_ioa: float = 0.5, **kwargs) -> None:
         """
         Args:
-            ignore_ioa: an anchor is no negative if more than this share of it lies in a region to
-                ignore.
-            kwargs: `RPN`'s own.
+            ignore_ioa: an anchor is not a negative if more than this fraction of its area lies in
+                an ignore region.
+            kwargs: those of `RPN`.
         """
         super().__init__(**kwargs)
         self.ignore_ioa = ignore_ioa
@@ -86,7 +86,7 @@ class BodyPartsRPN(RPN):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """As `RPN.label_and_sample_anchors`; ``gt_classes`` of -1 are regions to ignore."""
+        """Like `RPN.label_and_sample_anchors`; ``gt_classes`` of -1 are ignore regions."""
         anchors = Boxes.cat(anchors)
         people, ignored = split_ignored(gt_instances)
         labels, matched = [], []

@@ -1,4 +1,4 @@
-"""Boxes with a margin, where masks and joints are looked for."""
+"""Boxes with a margin, on which masks and keypoints are predicted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import nn
 
 
 def enlarged(boxes: torch.Tensor, margin: float | torch.Tensor) -> torch.Tensor:
-    """(N, 4) XYXY boxes, each with a share of its sides more on every side; or (N, 1) of these."""
+    """Enlarge (N, 4) XYXY boxes on each side by a fraction of their size, one for all or (N, 1)."""
     more = (boxes[:, 2:] - boxes[:, :2]) * margin
     return torch.cat([boxes[:, :2] - more, boxes[:, 2:] + more], dim=1)
 
 
 def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:
-    """(N, C, S, S) on `enlarged` boxes -> the same on the boxes."""
+    """Resample (N, C, S, S) maps on `enlarged` boxes to the boxes themselves."""
     cells = torch.arange(masks.shape[-1], device=masks.device, dtype=masks.dtype)
     places = ((cells + 0.5) / masks.shape[-1] * 2 - 1) / (1 + 2 * margin)  # -1..1 is the region
     y, x = torch.meshgrid(places, places, indexing="ij")
@@ -23,9 +23,9 @@ def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:
 
 
 def tell_margin(people: Instances, margin: float) -> None:
-    """Say that maps are on `enlarged` boxes; bring ``pred_masks``, if any, onto the boxes.
+    """Record that maps are on `enlarged` boxes; resample ``pred_masks``, if any, to the boxes.
 
-    See `BodyPartsROIHeads` for the fields. Without a margin there is nothing to say.
+    See `BodyPartsROIHeads` for the fields. Does nothing if the margin is 0.
     """
     if not margin:
         return

@@ -1,4 +1,4 @@
-"""Scores come from boxes alone; here the masks correct them."""
+"""Correction of scores, which come from the boxes alone, by the masks."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from torch import nn
 from ..people import MASK_THRESHOLD
 from .regions import enlarged
 
-# Points in a row and in a column of a region at which silhouettes are compared.
+# Points per row and per column of a region at which body masks are compared.
 _POINTS = 28
 
 
 def rescored(people: Instances, heads: nn.Module) -> Instances:
-    """People with the scores that the settings of their RoI heads ask for, in descending order."""
+    """Rescore people as their RoI heads are configured; returned in descending order of score."""
     people = weigh_by_parts(people, getattr(heads, "part_score_power", 0.0))
     return doubt_second_finds(people, getattr(heads, "second_find_score", 1.0))
 
 
 def weigh_by_parts(people: Instances, power: float) -> Instances:
-    """Multiply scores by how sure it is that there are parts where the body is, to a power.
+    """Multiply scores by the mean probability of any part over the body mask, to a power.
 
-    A box's score comes before its masks. A dog's box gets a silhouette, too, but few parts in it:
-    as with the maskness of SOLO (Wang et al., 2020), which is of one mask alone, what the masks say
-    puts people into a better order (docs/experiments.md). For schemas whose parts cover the body.
+    A box's score does not depend on its masks. A dog's box gets a body mask, too, but parts are
+    unlikely in it. Like the maskness of SOLO (Wang et al., 2020), which uses a single mask, this
+    ranks people better (docs/experiments.md). For schemas whose parts cover the body.
 
     Args:
-        people: as `BodyPartsROIHeads` give them.
-        power: of the mean, over the silhouette, of the probability of any part.
+        people: the output of `BodyPartsROIHeads`.
+        power: exponent of that mean; 0 leaves scores unchanged.
 
     Returns:
-        The same people, in descending order of their new scores; 0 for those without a silhouette.
-        Those of a model without masks, or with a ``power`` of 0, as they are.
+        The same people in descending order of their new scores, which are 0 where the body mask is
+        empty. Unchanged if the model has no masks or ``power`` is 0.
     """
     if power == 0 or not people.has("pred_part_masks"):
         return people
@@ -44,21 +44,21 @@ def weigh_by_parts(people: Instances, power: float) -> Instances:
 
 
 def doubt_second_finds(people: Instances, score: float) -> Instances:
-    """Lower the scores of those whose silhouette lies in that of somebody surer.
+    """Lower the scores of people whose body mask lies inside that of a more confident person.
 
-    A box around a person's upper half has too little in common with one around all of the person
-    for non-maximum suppression, but its silhouette is a part of the other one's; of two people, one
-    in front of the other, silhouettes exclude each other. As in soft non-maximum suppression
-    (Bodla et al., 2017) nobody is left out: a score is multiplied by 1 - (1 - ``score``) c^4, where
-    c is the share that lies there. The power and ``score`` matter little (docs/experiments.md).
+    A box around a person's upper half overlaps too little with one around the whole person for
+    non-maximum suppression, but its body mask is part of the other's; the body masks of two people,
+    one in front of the other, exclude each other. As in soft non-maximum suppression (Bodla et al.,
+    2017) nobody is removed: a score is multiplied by 1 - (1 - ``score``) c^4, where c is the
+    fraction that lies inside. The power and ``score`` matter little (docs/experiments.md).
 
     Args:
-        people: as `BodyPartsROIHeads` give them, in descending order of ``scores``.
-        score: in 0..1, what is left of the score of somebody who lies there altogether.
+        people: the output of `BodyPartsROIHeads`, in descending order of ``scores``.
+        score: factor, in 0..1, on the score of a person who lies entirely inside.
 
     Returns:
-        The same people, in descending order of their new scores; those of a model without masks, or
-        with a ``score`` of 1, as they are.
+        The same people in descending order of their new scores. Unchanged if the model has no masks
+        or ``score`` is 1.
     """
     if score == 1 or not people.has("pred_part_masks"):
         return people
@@ -71,20 +71,20 @@ def doubt_second_finds(people: Instances, score: float) -> Instances:
 
 
 def shares_in_earlier(bodies: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """How much of each silhouette lies in that of somebody before it.
+    """The fraction of each body mask that lies inside a single earlier one.
 
     Args:
-        bodies: (N, S, S) of 1 where a region's cell is of the person, else 0; float.
+        bodies: (N, S, S) float: 1 where a region's cell belongs to the person, else 0.
         regions: (N, 4) XYXY absolute.
 
     Returns:
-        (N,) in 0..1, the largest share; 0 for the first and for empty silhouettes.
+        (N,) in 0..1, the largest over the earlier masks; 0 for the first and for empty masks.
     """
     count, side = bodies.shape[0], bodies.shape[-1]
     steps = (torch.arange(_POINTS, device=regions.device) + 0.5) / _POINTS
     low, size = regions[:, :2], (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3)
-    points = low[:, None] + size[:, None] * steps[:, None]  # (N, P, 2): x and y by themselves
-    # The cells of everybody's region (first axis) at the points of everybody's (second axis).
+    points = low[:, None] + size[:, None] * steps[:, None]  # (N, P, 2): x and y separately
+    # Cells in each person's region (first axis) at the points of each person's (second axis).
     cells = (points[None] - low[:, None, None]) / size[:, None, None] * side
     in_x, in_y = ((cells >= 0) & (cells < side)).to(bodies.dtype).unbind(dim=3)
     x, y = cells.clamp(0, side - 1).long().unbind(dim=3)
@@ -100,7 +100,7 @@ def shares_in_earlier(bodies: torch.Tensor, regions: torch.Tensor) -> torch.Tens
 
 
 def _with_scores(people: Instances, scores: torch.Tensor) -> Instances:
-    """The people with other scores, the surest first."""
+    """The people with new scores, in descending order of these."""
     surest_first = scores.argsort(descending=True)
     people = people[surest_first]
     people.scores = scores[surest_first]

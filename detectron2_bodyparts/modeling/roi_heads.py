@@ -1,4 +1,4 @@
-"""RoI heads for people: boxes, part masks and joints, from partly labelled pictures."""
+"""RoI heads for people: boxes, part masks and keypoints, from partially labelled images."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from .regions import enlarged, tell_margin
 from .rescoring import rescored
 from .segmentation import PartSegmentation
 
-_SEGMENTATION = "part_segmentation"  # its probabilities, beside the feature maps
+_SEGMENTATION = "part_segmentation"  # key of its probabilities among the feature maps
 
 
 @ROI_HEADS_REGISTRY.register()
 class BodyPartsROIHeads(StandardROIHeads):
-    """Detectron2's standard heads, and what these cannot do.
+    """Detectron2's standard heads, extended for partially labelled people and their parts.
 
-    * Proposals in regions to ignore (``gt_classes`` of -1) are no negatives for the box head.
-    * At most ``max_regions_per_image`` regions of a picture reach the mask and joint heads in
+    * Proposals in ignore regions (``gt_classes`` of -1) are not negatives for the box head.
+    * At most ``max_regions_per_image`` regions of an image reach the mask and keypoint heads in
       training, spread over its people.
-    * With ``share_mask_features`` the joint head works on the mask head's trunk: regions are
+    * With ``share_mask_features`` the keypoint head works on the mask head's trunk: regions are
       pooled, and the trunk is run, once for both.
-    * With ``part_segmentation`` the masks start from a part segmentation of the whole picture.
-    * With ``mirrored``, out of training, all heads look at every region in the mirror image, too,
-      and what they say of both is averaged: boxes, and the logits of scores, masks and joints.
-    * With ``region_margin`` the mask and joint heads look at more than the box, which may cut off
-      a foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, as
-      ``pred_region_margin`` (N,) says; ``pred_masks``, which Detectron2 pastes into the box, are
+    * With ``part_segmentation`` the masks start from a part segmentation of the whole image.
+    * With ``mirrored`` all heads also run on every region in the mirror image at inference, and
+      both outputs are averaged: box deltas, and the logits of scores, masks and keypoints.
+    * With ``region_margin`` the mask and keypoint heads see more than the box, which may cut off a
+      foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, which
+      ``pred_region_margin`` (N,) gives; ``pred_masks``, which Detectron2 pastes into the box, are
       on the box.
-    * With ``part_score_power`` scores heed the masks (`weigh_by_parts`), with ``second_find_score``
-      people who lie within others get lower ones (`doubt_second_finds`), unless boxes are given.
+    * With ``part_score_power`` scores depend on the masks (`weigh_by_parts`), with
+      ``second_find_score`` those of people who lie inside others are lowered
+      (`doubt_second_finds`); neither applies to given boxes.
     """
 
     @configurable
@@ -60,23 +61,23 @@ class BodyPartsROIHeads(StandardROIHeads):
     ) -> None:
         """
         Args:
-            ignore_ioa: a proposal is no negative if more than this share of it lies in a region to
-                ignore.
-            max_regions_per_image: regions of a picture that train the mask and joint heads; 0 = no
-                bound.
-            share_mask_features: the joint head takes the mask head's trunk.
-            part_segmentation: of the finest feature map that the mask head pools from.
-            region_margin: what is added to a box on every side, as a share of its own side.
-            mirrored: look at the first mirrored look (`SeveralLooksFPN`), too, out of training.
-            part_score_power: scores are multiplied by the mean probability of parts over the
-                silhouette to this power, out of training.
-            second_find_score: what is left of the score of somebody whose silhouette lies in that
-                of somebody surer altogether, out of training.
-            feature_strides: of the feature maps, in pixels, by name; needed if ``mirrored``.
-            kwargs: `StandardROIHeads`' own.
+            ignore_ioa: a proposal is not a negative if more than this fraction of its area lies in
+                an ignore region.
+            max_regions_per_image: maximum number of regions per image that train the mask and
+                keypoint heads; 0 = no limit.
+            share_mask_features: the keypoint head takes the mask head's trunk.
+            part_segmentation: on the finest feature map that the mask head pools from.
+            region_margin: enlargement of a box on each side, as a fraction of its width or height.
+            mirrored: also use the first mirrored view (`SeveralLooksFPN`) at inference.
+            part_score_power: scores are multiplied by the mean probability of any part over the
+                body mask to this power, at inference.
+            second_find_score: factor on the score of a person whose body mask lies entirely inside
+                that of a more confident one, at inference.
+            feature_strides: strides of the feature maps, in pixels, by name; for ``mirrored``.
+            kwargs: those of `StandardROIHeads`.
 
         Raises:
-            ValueError: the heads that there are do not give what the options need.
+            ValueError: the options need other heads, or ``mirrored`` has no ``feature_strides``.
         """
         super().__init__(**kwargs)
         if part_segmentation is not None and not self.mask_on:
@@ -157,7 +158,7 @@ class BodyPartsROIHeads(StandardROIHeads):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """As `ROIHeads.label_and_sample_proposals`; targets of class -1 are regions to ignore."""
+        """Like `ROIHeads.label_and_sample_proposals`; targets of class -1 are ignore regions."""
         people, ignored = split_ignored(targets)
         kept = []
         for found, target, regions in zip(proposals, people, ignored, strict=True):
@@ -207,13 +208,13 @@ class BodyPartsROIHeads(StandardROIHeads):
         return regions
 
     def _regions(self, instances: Instances, name: str) -> Instances:
-        """The same instances with their boxes, of that name, enlarged by the margin."""
+        """The same instances with their boxes (field ``name``) enlarged by the margin."""
         regions = Instances(instances.image_size, **instances.get_fields())
         regions.set(name, Boxes(enlarged(instances.get(name).tensor, self.region_margin)))
         return regions
 
     def segment(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Feature maps -> `PartSegmentation.probabilities` (B, C, h, w), of all looks."""
+        """Feature maps -> `PartSegmentation.probabilities` (B, C, h, w), mean over all views."""
         finest = self.mask_in_features[0]
         return self.part_segmentation.probabilities(features[finest], _looks(features, finest))
 
@@ -225,13 +226,13 @@ class BodyPartsROIHeads(StandardROIHeads):
             self.box_predictor(self.box_head(self.box_pooler(maps, places)))
             for maps, places in self._views(features, self.box_in_features, boxes)
         )
-        # dx, dy, dw, dh of each class; to the right there is to the left here.
+        # dx, dy, dw, dh of each class; dx has the opposite sign in the mirror image.
         back = deltas.new_tensor([-1, 1, 1, 1]).repeat(deltas.shape[1] // 4)
         mean = (scores + scores_there) / 2, (deltas + deltas_there * back) / 2
         return self.box_predictor.inference(mean, proposals)[0]
 
     def _trunks_and_masks(self, features, instances: list[Instances]):
-        """The mask head's trunk in every view, and what it gives."""
+        """The mask head's trunk in every view, and the mask head's output."""
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
         trunks = [
             self.mask_head.trunk(self.mask_pooler(maps, places))
@@ -260,7 +261,7 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     def _forward_keypoint(self, features, instances: list[Instances]):
         if not self.keypoint_on or not (self.training or self.mirrored):
-            return super()._forward_keypoint(features, instances)  # with any joint head, or none
+            return super()._forward_keypoint(features, instances)  # with any keypoint head, or none
         if self.training:
             instances = [i[_with_joints_inside(i)] for i in instances]
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
@@ -273,8 +274,8 @@ class BodyPartsROIHeads(StandardROIHeads):
     def _views(
         self, features: Mapping[str, torch.Tensor], names: Sequence[str], boxes: list[Boxes]
     ) -> Iterator[tuple[list[torch.Tensor], list[Boxes]]]:
-        """The maps of those names and the boxes on them: of the picture, and of its mirror image
-        where the heads look at that, too."""
+        """Feature maps ``names`` and the boxes on them, of the image and, with ``mirrored`` at
+        inference, of its mirror image."""
         maps = [features[name] for name in names]
         yield maps, boxes
         if self.training or not self.mirrored:
@@ -292,20 +293,20 @@ class BodyPartsROIHeads(StandardROIHeads):
 
 
 def _looks(features: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:
-    """The maps of that name in all mirrored looks."""
+    """The feature maps ``name`` of all mirrored views."""
     names = (in_look(i, name) for i in itertools.count())
     return [features[n] for n in itertools.takewhile(features.__contains__, names)]
 
 
 def spread_over_people(instances: Instances, count: int) -> Instances:
-    """At most ``count`` regions, nobody's second before everybody's first.
+    """Keep at most ``count`` regions, nobody's second before everybody's first.
 
-    Large people have most of the proposals: without this, small ones would hardly be trained on.
-    Among one person's regions the order decides, which sampling has made random.
+    Large people have most of the proposals; small ones would hardly be trained on otherwise. One
+    person's regions are taken in their order, which sampling has made random.
 
     Args:
-        instances: with ``gt_boxes``, by which people are told apart.
-        count: the most regions to keep.
+        instances: regions with ``gt_boxes``, by which people are told apart.
+        count: maximum number of regions.
     """
     if len(instances) <= count:
         return instances
@@ -315,7 +316,7 @@ def spread_over_people(instances: Instances, count: int) -> Instances:
 
 
 def _with_joints_inside(instances: Instances) -> torch.Tensor:
-    """(N,) bool: the regions that hold a labelled joint of their person."""
+    """(N,) bool: whether a region contains a labelled keypoint of its person."""
     boxes = instances.proposal_boxes.tensor[:, None]
     if len(instances) == 0:
         return torch.zeros(0, dtype=torch.bool, device=boxes.device)

@@ -1,4 +1,4 @@
-"""Which parts are where in the whole picture, of all people together."""
+"""Semantic segmentation of the whole image into parts, of all people together."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from .backbone import unmirrored
 from .mask_head import conv_3x3, resized
 from .proposals import IGNORE_CLASS
 
-# Probabilities are kept this far from 0 and 1 where they become logits.
+# Probabilities are clamped this far from 0 and 1 before conversion to logits.
 _EPSILON = 1e-4
 
 
 class PartSegmentation(nn.Module):
     """Semantic segmentation of a feature map into the background and the schema's parts.
 
-    A region's loss reaches the features of a few regions a picture; this one reaches every cell, of
-    every person and of the background, at little cost. Its logits on a region are where the mask
-    head starts from: the head adds whose the parts are. RP R-CNN (Yang et al., 2020) has such a
-    branch, and pools its features rather than its logits.
+    The losses of regions reach the features of a few regions per image; this one reaches every
+    cell, of every person and of the background, at little cost. The mask head starts from its
+    logits on a region and adds whose the parts are. RP R-CNN (Yang et al., 2020) has such a branch
+    and pools its features rather than its logits.
 
-    The classes exclude one another, so that a label that names several of them ("an arm", "not a
-    head") is supervision, too: the loss is the cross-entropy of the sum of their probabilities.
+    Classes are mutually exclusive, so a label that allows several of them ("an arm", "not a head")
+    is supervision, too: the loss is the cross-entropy of the sum of their probabilities.
 
-    The regions' losses do not reach it: another person's arm is a part here, and none in a region.
+    It gets no gradients from the regions' losses: another person's arm is a part in the image, but
+    not in the region.
     """
 
     def __init__(
@@ -47,15 +48,15 @@ class PartSegmentation(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the feature map.
-            stride: of the feature map, in pixels.
+            in_channels: channels of the feature map.
+            stride: stride of the feature map, in pixels.
             part_schema: the channels; in place of the body, the first class is the background.
-            side: S, of the regions' masks, and of the grid over a picture for the loss.
+            side: side S of the regions' masks and of the grid over an image for the loss.
             loss_weight: multiplier of the loss.
-            derived_weight: weight, from 0 to 1, of what only derived channels tell.
+            derived_weight: weight, in 0..1, of what is known from derived channels only.
         """
         super().__init__()
-        # With a group norm, as the regions' heads have it, so few channels learn much slower.
+        # With a group norm, as in the regions' heads, so few channels learn much more slowly.
         self.conv = conv_3x3(in_channels, in_channels, norm="")
         self.predictor = Conv2d(in_channels, len(part_schema.channels), 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
@@ -73,14 +74,14 @@ class PartSegmentation(nn.Module):
     def probabilities(
         self, features: torch.Tensor, mirrored: Sequence[torch.Tensor] = ()
     ) -> torch.Tensor:
-        """Of the background and the parts, the mean of several looks.
+        """Probabilities of the background and the parts, averaged over several views.
 
         Args:
-            features: (B, in_channels, h, w), of the picture.
-            mirrored: each (B, in_channels, h', w'), of its mirror image in any size.
+            features: (B, in_channels, h, w), of the image.
+            mirrored: (B, in_channels, h', w') each, of its mirror image at any size.
 
         Returns:
-            (B, C, h, w), in 0..1; at each cell they add up to 1.
+            (B, C, h, w) in 0..1, which sum to 1 at each cell.
         """
         p = _softmax(self(features))
         for look in mirrored:
@@ -89,9 +90,9 @@ class PartSegmentation(nn.Module):
         return p / (1 + len(mirrored))
 
     def on_regions(self, p: torch.Tensor, boxes: list[Boxes]) -> torch.Tensor:
-        """`probabilities` -> (R, C, S, S) on all pictures' boxes, end to end.
+        """Pool `probabilities` on the boxes of all images, concatenated, to (R, C, S, S).
 
-        These are logits of each of the schema's channels by itself; the body is all but background.
+        Returns independent logits of the schema's channels; the body is everything but background.
         """
         p = torch.cat([1 - p[:, :1], p[:, 1:]], dim=1).clamp(_EPSILON, 1 - _EPSILON)
         return self.pooler([p.log() - (1 - p).log()], boxes)
@@ -99,14 +100,16 @@ class PartSegmentation(nn.Module):
     def losses(self, logits: torch.Tensor, targets: Sequence[Instances]) -> dict[str, torch.Tensor]:
         """
         Args:
-            logits: of `forward`.
-            targets: per picture, with ``gt_boxes``, ``gt_classes`` (-1: to ignore) and
-                ``gt_part_masks``; of ``gt_loss_weights`` the picture's first is its weight.
+            logits: the output of `forward`.
+            targets: per image, with ``gt_boxes``, ``gt_classes`` (-1: ignore region) and
+                ``gt_part_masks``; an image's weight is the first of its ``gt_loss_weights``, if
+                any.
 
         Returns:
-            ``loss_segmentation``: over the cells of a grid over each picture of which something is
-            known, the mean of -log of the probability of what may be there, by the picture's
-            weight. Where derived channels tell more, their share of it is ``derived_weight``.
+            ``loss_segmentation``: -log of the probability of the classes that are possible in a
+            cell, times the image's weight, averaged over the cells (of a grid over each image)
+            where something is known. ``derived_weight`` is the weight of this loss with derived
+            channels, 1 - ``derived_weight`` that of the loss without.
         """
         wholes = [Boxes(logits.new_tensor([[0, 0, *t.image_size[::-1]]])) for t in targets]
         log_p = self.pooler([logits], wholes).log_softmax(dim=1)
@@ -124,33 +127,33 @@ class PartSegmentation(nn.Module):
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Over the channels of (B, C, h, w), in a ninth of the time that ONNX Runtime's own takes."""
+    """Softmax over the channels of (B, C, h, w), in a ninth of the time of ONNX Runtime's own."""
     odds = (logits - logits.amax(dim=1, keepdim=True)).exp()
     return odds / odds.sum(dim=1, keepdim=True)
 
 
 def _loss_weight(target: Instances, device: torch.device) -> torch.Tensor:
-    """Of the picture: its instances are of one dataset. A picture without any is of weight 1."""
+    """An image's weight, the same for all its instances; 1 if it has none."""
     given = target.has("gt_loss_weights") and len(target) > 0
     return target.gt_loss_weights[0] if given else torch.ones((), device=device)
 
 
 @torch.no_grad()
 def possible_classes(target: Instances, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which classes a cell of a grid over the picture may be of, by all that is labelled.
+    """The classes that each cell of a grid over the image may have, given the labels.
 
-    * A person's pixels are of what is known there. Nothing is known at pixels to ignore.
-    * Where people overlap, it may be either's.
-    * A region to ignore with a known body tells what is there, not whose: it goes before people.
-    * Elsewhere is background, but for the boxes of people and regions whose body is unknown.
+    * A person's pixels have the classes that agree with their known channels; ignored pixels, any.
+    * Where people overlap, the classes of either are possible.
+    * An ignore region with known channels says what is there, not whose; it overrides people.
+    * Elsewhere is background, except in the boxes of people and regions whose body is unknown.
 
     Args:
         target: as the mapper makes it.
-        side: S, the number of cells in a row and in a column over the picture.
+        side: S, the number of cells per row and per column over the image.
 
     Returns:
-        Two (C, S, S) bool, by what is known, and by that and what was derived; the first class is
-        the background. At least one class is possible everywhere.
+        Two (C, S, S) bool, from labelled channels and from labelled and derived ones; the first
+        class is the background. At least one class is possible everywhere.
     """
     masks, (height, width) = target.gt_part_masks, target.image_size
     device = masks.device
@@ -184,7 +187,7 @@ def possible_classes(target: Instances, side: int) -> tuple[torch.Tensor, torch.
 
 @lru_cache
 def _codes_inside(schema: PartSchema) -> torch.Tensor:
-    """(C + U, 64) bool: which of ``PART_BITS``' codes lie in which target. Do not change it."""
+    """(C + U, 64) bool: which codes in ``PART_BITS`` belong to each target. Do not modify."""
     inside = torch.zeros((len(target_codes(schema)), PART_BITS + 1), dtype=torch.bool)
     for target, codes in enumerate(target_codes(schema)):
         inside[target, list(codes)] = True
@@ -192,15 +195,15 @@ def _codes_inside(schema: PartSchema) -> torch.Tensor:
 
 
 def _classes_of_codes(schema: PartSchema, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The classes that a pixel of each of ``PART_BITS`` may be of.
+    """The classes that a pixel may have, for each code in ``PART_BITS``.
 
-    It is of every target that its code is part of, and of no other. Where that leaves nothing, less
-    is believed: of body that is none of the parts the body alone, and nothing that was derived
-    where it contradicts what is known.
+    It belongs to every known target that contains its code, and to no other known one. If that
+    leaves no class, less is used: only the body, where a body pixel is in none of the parts, and
+    nothing derived, where it contradicts the labels.
 
     Args:
         schema: the channels.
-        state: (N, C + U), as of `PartMasks`.
+        state: (N, C + U), see `PartMasks.state`.
 
     Returns:
         Two (N, 64, C) bool, as `possible_classes`.

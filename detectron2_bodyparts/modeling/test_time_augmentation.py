@@ -1,4 +1,4 @@
-"""Test-time augmentation: the answers for a picture at several sizes and mirrored, averaged."""
+"""Test-time augmentation: predictions averaged over several sizes and a flip of an image."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .rescoring import rescored
 
 
 class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
-    """Detectron2's `GeneralizedRCNNWithTTA` with part masks and joints; called as a model is.
+    """Detectron2's `GeneralizedRCNNWithTTA` for part masks and keypoints; called like a model.
 
-    People are found in every view of the picture, and their boxes merged by non-maximum
-    suppression, as in Detectron2. The heads then look at the merged boxes in every view. What they
-    give for a mirrored view is mirrored back, which exchanges the channels of right and left, and
-    averaged: probabilities of masks, logits of joints' heatmaps, from which the joints are decoded
-    once. The mean of decoded joints would put a wrist that two views see at two places between
-    them, where no wrist is. Detectron averages logits, too (``TEST.KPS_AUG.HEUR: HM_AVG``).
+    As in Detectron2, people are detected in every view of the image and their boxes are merged by
+    non-maximum suppression. The heads then run on the merged boxes in every view. Outputs of
+    mirrored views are flipped back, which swaps the channels of right and left, and all are
+    averaged: mask probabilities and keypoint heatmaps' logits, which are then decoded once. If two
+    views place a wrist differently, the mean of decoded keypoints would lie between, where no wrist
+    is. Detectron averages logits, too (``TEST.KPS_AUG.HEUR: HM_AVG``).
 
-    The output has the plain model's fields, in the coordinates of the picture.
+    The output has the fields of the plain model, in coordinates of the image.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
     ) -> None:
         """
         Args:
-            cfg: the model's. ``TEST.AUG`` has the views' sizes, and whether each is mirrored, too.
-            model: a `GeneralizedRCNN` whose mask and joint heads, if any, are this plugin's.
-            tta_mapper: the views of a picture, as `DatasetMapperTTA` gives them: resized, and
-                mirrored at most once. That of ``TEST.AUG`` where not given.
-            batch_size: views that go through the model together. With two, a view is with its own
-                mirror image, so that neither is padded to the size of another.
+            cfg: the model's; ``TEST.AUG`` sets the views' sizes, and whether each is also flipped.
+            model: a `GeneralizedRCNN` whose mask and keypoint heads, if any, are this plugin's.
+            tta_mapper: makes the views of an image like `DatasetMapperTTA`: resized, and flipped at
+                most once. If not given, that of ``TEST.AUG``.
+            batch_size: number of views per batch. With two, a view is paired with its own mirror
+                image, so neither is padded to another size.
         """
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.KEYPOINT_ON = False  # with joints, Detectron2's class refuses
+        cfg.MODEL.KEYPOINT_ON = False  # Detectron2's class rejects keypoints
         super().__init__(cfg, model, tta_mapper, batch_size)
         self.part_schema = get_part_schema(cfg.MODEL.BODYPARTS.PART_SCHEMA)
         self.keypoint_schema = get_keypoint_schema(cfg.MODEL.BODYPARTS.KEYPOINT_SCHEMA)
@@ -88,15 +88,15 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
 def _average(
     maps: list[torch.Tensor], transforms: list[TransformList], permutation: Sequence[int]
 ) -> torch.Tensor:
-    """The mean of the views' maps on the same boxes, mirrored ones mirrored back.
+    """Average the views' maps on the same boxes, with mirrored ones flipped back.
 
     Args:
-        maps: (N, C, S, S) of each view.
-        transforms: what made each view.
-        permutation: of the C channels when a picture is mirrored.
+        maps: (N, C, S, S) per view.
+        transforms: the transforms that made each view.
+        permutation: permutation of the C channels under a flip.
 
     Returns:
-        (N, C, S, S), as of the picture itself.
+        (N, C, S, S), on the boxes in the image itself.
     """
     total = torch.zeros_like(maps[0])
     for view, transform in zip(maps, transforms, strict=True):

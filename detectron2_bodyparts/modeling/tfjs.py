@@ -1,6 +1,6 @@
-"""TensorFlow.js graph models: their weights, and the graph run by torch.
+"""TensorFlow.js graph models: read their weights, and run the graph in torch.
 
-Enough for the networks that this package learns from: BodyPix and MoveNet.
+Supports the networks used as teachers by this package: BodyPix and MoveNet.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _DTYPES = {"DT_FLOAT": torch.float32, "DT_INT32": torch.int32}
 
 
 def read_tfjs_weights(model: str | PathLike[str]) -> dict[str, np.ndarray]:
-    """The weights of a TensorFlow.js graph model, quantised or not.
+    """Read the weights of a TensorFlow.js graph model, quantized or not.
 
     Args:
-        model: its JSON; the shards lie beside it.
+        model: path of its JSON, with the shards in the same folder.
 
     Returns:
         TensorFlow's names -> arrays, float32 or int32; convolutions as (height, width, in, out).
 
     Raises:
-        ValueError: the shards have not as many bytes as the JSON says.
+        ValueError: the shards' size is not what the JSON says.
     """
     model = Path(model)
     weights = {}
@@ -59,7 +59,7 @@ class TfjsGraph:
     def __init__(self, model: str | PathLike[str]) -> None:
         """
         Args:
-            model: its JSON; the shards lie beside it.
+            model: path of its JSON, with the shards in the same folder.
         """
         nodes = json.loads(Path(model).read_bytes())["modelTopology"]["node"]
         self._nodes = {node["name"]: node for node in nodes}
@@ -71,10 +71,10 @@ class TfjsGraph:
         """
         Args:
             image: the input, channels last.
-            output: a node's name.
+            output: name of the node to compute.
 
         Raises:
-            NotImplementedError: the graph has an operation that neither BodyPix nor MoveNet has.
+            NotImplementedError: the graph has an operation used by neither BodyPix nor MoveNet.
         """
         values: dict[str, Any] = {}
         waiting = [output]
@@ -118,7 +118,7 @@ def _convolution(
     op: str, attributes: Mapping[str, Any], x: torch.Tensor, kernel: torch.Tensor, *more: Any
 ) -> torch.Tensor:
     depthwise = "Depthwise" in op
-    # A depthwise kernel's last two axes are the other way round: channel, multiplier.
+    # A depthwise kernel's last two axes are swapped: channel, multiplier.
     weight = kernel.permute(2, 3, 0, 1) if depthwise else kernel.permute(3, 2, 0, 1)
     stride = int(attributes["strides"]["list"]["i"][1])
     dilation = int(attributes.get("dilations", {}).get("list", {}).get("i", "1111")[1])
@@ -162,7 +162,7 @@ def _resize(_: Any, x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-# Operation -> its attributes and inputs to its output.
+# Operation -> function from its attributes and inputs to its output.
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Identity": lambda _, x: x,
     "AddV2": lambda _, a, b: a + b,

@@ -1,1 +1,1 @@
-"""The numbers of predictions on file: as tables, and as one page with curves and pictures."""
+"""Metrics of saved predictions, as tables and as one page with curves and images."""

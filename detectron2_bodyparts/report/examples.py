@@ -1,4 +1,4 @@
-"""Predictions beside the truth, picture by picture: who was found, how well, and what was not."""
+"""Predictions and ground truth by image: matches and their IoU, misses and false positives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..schema import BODY, PartSchema
 
 
 class Match(NamedTuple):
-    """A prediction, the person that it found, and their mean part IoU; see `part_iou`."""
+    """A prediction, the person matched to it, and their mean part IoU; see `part_iou`."""
 
     prediction: Person
     person: Person
@@ -25,7 +25,7 @@ class Match(NamedTuple):
 
 
 class Swap(NamedTuple):
-    """A sided pair whose predicted left lies rather on the true right."""
+    """A left/right pair whose predicted left overlaps more with the true right."""
 
     prediction: Person
     person: Person
@@ -34,15 +34,15 @@ class Swap(NamedTuple):
 
 @dataclass
 class Comparison:
-    """A picture's predictions held against its people.
+    """An image's predictions compared with its people.
 
     Args:
         image: its entry in `Records.images`.
-        matches: who was found.
-        missed: who was not.
-        false_alarms: predictions that found nobody.
-        excused: predictions that found nobody where people need not be labelled.
-        swaps: of all predictions, those of a low score too.
+        matches: people who were detected.
+        missed: people who were not.
+        false_alarms: predictions that match nobody.
+        excused: predictions that match nobody where people need not be labelled.
+        swaps: of all matched predictions, including those of a low score.
     """
 
     image: Mapping[str, Any]
@@ -54,8 +54,8 @@ class Comparison:
 
     @property
     def quality(self) -> float:
-        """Mean part IoU of the people, 0 for each who was missed and for each false alarm; nan
-        where there is nothing to judge."""
+        """Mean part IoU of the people, 0 for each missed person and each false alarm; nan if there
+        is nothing to judge."""
         ious = [match.iou for match in self.matches if not math.isnan(match.iou)]
         ious += [0.0] * (len(self.missed) + len(self.false_alarms))
         return float(np.mean(ious)) if ious else math.nan
@@ -67,12 +67,12 @@ def compare(
     """Match predictions and people one to one, as `sides.left_right_confusion` does.
 
     Args:
-        records: the truth.
+        records: the ground truth.
         predictions: as for `coco_ap.evaluate_ap`.
-        threshold: of smaller scores only the swapped sides are looked at.
+        threshold: predictions with a lower score are used for swapped sides only.
 
     Returns:
-        One a picture, in the order of the records.
+        One per image, in the order of the records.
     """
     schema = records.part_schema
     groups: dict[int, list[Person]] = {image["id"]: [] for image in records.images}
@@ -105,9 +105,9 @@ def compare(
 
 
 def part_iou(prediction: Person, person: Person, schema: PartSchema) -> float:
-    """Mean IoU, 0..1, of the parts that are known of the person and there in one of the two.
+    """Mean IoU, 0..1, of the person's known parts that are present in at least one of the two.
 
-    Where no part is known, that of the body; nan where that is unknown as well.
+    If no part is known, the body's IoU; nan if there is nothing to compare.
     """
     known = [part for part in schema.parts if part in person["part_state"]] or [BODY]
     ious = []
@@ -126,7 +126,7 @@ def _mask(person: Person, channel: str) -> Mapping[str, Any] | None:
 
 
 def _in_crowd(prediction: Person, crowds: Sequence[Person]) -> bool:
-    """Whether it lies in a crowd by as much as it would have to overlap a person."""
+    """Whether the fraction of it that lies in a crowd is at least the IoU required for a match."""
     kind = "segmentation" if "segmentation" in prediction else "bbox"
     return any(
         mask_util.iou([prediction[kind]], [crowd[kind]], [1])[0, 0] >= MATCH_IOU for crowd in crowds
@@ -136,9 +136,9 @@ def _in_crowd(prediction: Person, crowds: Sequence[Person]) -> bool:
 def worst_and_best(
     comparisons: Sequence[Comparison], count: int
 ) -> tuple[list[Comparison], list[Comparison]]:
-    """The ``count`` pictures of least quality, the worst first, and those of greatest.
+    """The ``count`` images of lowest quality, worst first, and those of highest, best first.
 
-    No picture is in both, so that of few pictures there are fewer of each.
+    No image is in both, so with few images there are fewer of each.
     """
     judged = [c for c in comparisons if not math.isnan(c.quality)]
     ranked = sorted(judged, key=lambda c: c.quality)
@@ -148,6 +148,6 @@ def worst_and_best(
 
 
 def surest_swaps(comparisons: Sequence[Comparison], count: int) -> list[tuple[Comparison, Swap]]:
-    """The ``count`` swapped pairs of greatest score."""
+    """The ``count`` swapped pairs of highest score."""
     swaps = [(comparison, swap) for comparison in comparisons for swap in comparison.swaps]
     return sorted(swaps, key=lambda found: -found[1].prediction["score"])[:count]

@@ -1,4 +1,4 @@
-"""What is evaluated: a file of predictions beside records, or two folders of label maps."""
+"""Inputs of an evaluation: records and a file of predictions, or two folders of label maps."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def evaluate_files(
     """Read records and predictions and evaluate them.
 
     Returns:
-        What was read, and the results of `metrics.evaluate`.
+        The records, the predictions, and the results of `metrics.evaluate`.
 
     Raises:
-        FileNotFoundError: one of the files is not there.
+        FileNotFoundError: one of the files does not exist.
         RecordError: as `read_records` and `read_predictions`.
         ValueError: a mask of the records cannot be decoded.
     """
@@ -66,7 +66,7 @@ def evaluate_files(
 def settings(
     annotations: str | os.PathLike, predictions: str | os.PathLike, paint_threshold: float
 ) -> dict[str, str]:
-    """What an evaluation was made of, when, and with which versions: name -> value."""
+    """An evaluation's date, inputs, settings and library versions: name -> value."""
     return {
         "date": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "annotations": _identity(annotations),
@@ -82,18 +82,17 @@ def settings(
 
 
 def _identity(path: str | os.PathLike) -> str:
-    """A file's path, and what tells its content from another's."""
+    """A file's path, size and hash."""
     content = Path(path).read_bytes()
     return f"{path}, {len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def read_predictions(path: str | os.PathLike, records: Records) -> list[dict[str, Any]]:
-    """Read ``predictions.json``, a list of people as `People.to_annotations` gives them.
+    """Read ``predictions.json``, a list of people as returned by `People.to_annotations`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecordError: it is no such list, or does not belong to the records; the first fault is
-            named.
+        RecordError: it is not such a list, or does not match the records; names the first fault.
     """
     try:
         predictions = json.loads(Path(path).read_bytes())
@@ -116,7 +115,7 @@ def read_predictions(path: str | os.PathLike, records: Records) -> list[dict[str
 
 
 def _form_fault(prediction: Any) -> str:
-    """What is wrong with the JSON of one prediction; empty where it is as it should be."""
+    """What is wrong with the JSON of one prediction; empty if it is valid."""
     if not isinstance(prediction, dict):
         return f"expected an object, found {type(prediction).__name__}"
     for key in ("image_id", "score"):
@@ -152,10 +151,10 @@ def _decode(rle: Mapping[str, Any], where: str) -> None:
 def predicted_joints(
     records: Records, predictions: Sequence[Mapping[str, Any]]
 ) -> Collection[str] | None:
-    """The joints that the model knows: `BodyPartsEvaluator` writes the others as zeros.
+    """The keypoints that the model predicts: `BodyPartsEvaluator` writes the others as zeros.
 
     Returns:
-        The names of those that are not zero in all predictions; None where none has joints.
+        The names of those that are not zero in all predictions; None if none has keypoints.
     """
     found = [p["keypoints"] for p in predictions if p.get("keypoints")]
     if not found:
@@ -172,23 +171,23 @@ def evaluate_label_maps(
     *,
     paint_threshold: float | None = None,
 ) -> dict[str, float]:
-    """The parsing metrics of two folders of label maps.
+    """Compute the parsing metrics of two folders of label maps.
 
-    A picture of which there is no prediction counts as one in which nobody was found; how many
-    there are is logged.
+    An image without predictions counts as one in which nobody was detected; the number of such
+    images is logged.
 
     Args:
-        layout: a name of ``LAYOUTS``, which says what is in the folders.
+        layout: a key of ``LAYOUTS``, which defines the contents of the folders.
         truth, predictions: the folders.
-        paint_threshold: as for `ParsingMetrics`; left out, the layout's published one.
+        paint_threshold: as for `ParsingMetrics`; by default the layout's published one.
 
     Returns:
         As `ParsingMetrics.result`.
 
     Raises:
-        FileNotFoundError: a folder is not there.
-        BadInput: a file of them cannot be read.
-        ValueError: there is no truth, no prediction, or a prediction without truth.
+        FileNotFoundError: a folder does not exist.
+        BadInput: a file in them cannot be read.
+        ValueError: there is no ground truth, no prediction, or a prediction without ground truth.
     """
     chosen = LAYOUTS[layout]
     if paint_threshold is None:
@@ -247,13 +246,13 @@ def _read_mhp(
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset's folders of label maps look.
+    """The layout of a dataset's folders of label maps.
 
     Args:
         classes: the names of the part classes.
         paint_threshold: the published one.
-        ids: the image ids of truth and of predictions.
-        read: the pictures of these ids, each with its found people.
+        ids: lists the image ids of ground truth and predictions.
+        read: yields the ground truth of the images with these ids, each with its predictions.
     """
 
     classes: tuple[str, ...]
@@ -265,6 +264,6 @@ class Layout:
 LAYOUTS = {
     "cihp": Layout(CIHP_CLASSES, CIHP_PAINT_THRESHOLD, _pair_ids, _read_pairs),
     "mhp": Layout(MHP_V2_CLASSES, MHP_PAINT_THRESHOLD, _mhp_ids, _read_mhp),
-    # No published script of PASCAL-Person-Part paints people by score: CIHP's threshold is taken.
+    # No published script for PASCAL-Person-Part paints people by score: CIHP's threshold is used.
     "ppp": Layout(PASCAL_PERSON_PART_CLASSES, CIHP_PAINT_THRESHOLD, _pair_ids, _read_pairs),
 }

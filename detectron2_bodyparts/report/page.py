@@ -1,4 +1,4 @@
-"""One page of HTML that holds everything: tables, charts as SVG, pictures as data URIs."""
+"""A self-contained HTML page: tables, charts as SVG, images as data URIs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .tables import Table, percent, result_tables
 
 ReadPicture = Callable[[Mapping[str, Any]], np.ndarray | None]
 
-_PICTURE_SIDE = 480  # pixels of a drawn picture's longer side, at most
-_PERSON_SIDE = 240  # the same of one person's
-_PERSON_MARGIN = 0.15  # of the longer side of the box, around one person
-_LARGEST = 2000  # pixels of a picture that is enlarged so that one person fills _PERSON_SIDE
+_PICTURE_SIDE = 480  # maximum pixels of the longer side of a drawn image
+_PERSON_SIDE = 240  # the same for the drawing of one person
+_PERSON_MARGIN = 0.15  # around one person, as a fraction of the longer side of the box
+_LARGEST = 2000  # maximum side of an image that is enlarged so that one person fills _PERSON_SIDE
 _JPEG_QUALITY = 80
 _CHART = (560, 380)  # width, height
 _MARGINS = (50, 10, 12, 40)  # of the chart: left, right, top, bottom
@@ -82,20 +82,20 @@ def report_page(
     examples: int,
     settings: Mapping[str, str],
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         records, predictions: as for `metrics.evaluate`.
-        results: what it gave.
-        read_picture: an entry of `Records.images` -> (H, W, 3) BGR uint8, or None where there is no
-            such picture: it is named on the page, its place is left empty.
+        results: its results.
+        read_picture: an entry of `Records.images` -> (H, W, 3) BGR uint8, or None if the image
+            cannot be read: the page then names it and leaves its place empty.
         title: the page's heading.
-        paint_threshold: people under this score are not painted; nor are they drawn.
-        examples: how many of the worst, of the best pictures, and of the swapped pairs are drawn.
+        paint_threshold: people with a lower score are neither painted nor drawn.
+        examples: number of worst images, of best images, and of swapped pairs to draw.
         settings: name -> value, listed at the end.
 
     Returns:
-        HTML in ASCII, with nothing in it that is fetched from elsewhere.
+        ASCII HTML that loads nothing from elsewhere.
     """
     schema = records.part_schema
     comparisons = compare(records, predictions, threshold=paint_threshold)
@@ -190,7 +190,7 @@ def _table(table: Table, schema: PartSchema) -> str:
 
 
 def _row_heading(name: str, schema: PartSchema | None) -> str:
-    """The name, with its colour where the schema has it."""
+    """The name, with its colour if it is a channel of the schema."""
     swatch = _swatch(name, schema) if schema is not None and name in schema.channels else ""
     return f"<th scope='row'>{swatch}{escape(name)}</th>"
 
@@ -296,22 +296,22 @@ def _pictures(figures: Iterable[str], otherwise: str, kind: str = "") -> str:
 
 
 class _Mark(NamedTuple):
-    """A frame around a person of a drawn picture."""
+    """A frame around a person in a drawn image."""
 
-    kind: str  # of the style's classes
+    kind: str  # one of the style sheet's classes
     person: Person
     label: str = ""
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """Figures of the examples: the truth, and beside it what was found."""
+    """Figures of the examples: ground truth and predictions side by side."""
 
     records: Records
     read_picture: ReadPicture
 
     def picture(self, comparison: Comparison) -> str:
-        """A whole picture, with who was missed and who is not there marked."""
+        """A whole image, with matches, missed people and false alarms marked."""
         matches, image = comparison.matches, comparison.image
         true_marks, found_marks = [], []
         for i, match in enumerate(matches, start=1):
@@ -338,7 +338,7 @@ class _Drawing:
         return _figure(drawings, image, words)
 
     def swap(self, comparison: Comparison, swap: Swap) -> str:
-        """One person, only the pair painted."""
+        """One person with only the pair painted."""
         image = comparison.image
         words = (
             f"{swap.pair.name}: IoU of the predicted left with the true right"
@@ -384,7 +384,7 @@ class _Drawing:
         )
 
     def _annotation(self, prediction: Person) -> dict[str, Any]:
-        """The prediction as `drawing.draw_annotations` takes people."""
+        """The prediction as an annotation for `drawing.draw_annotations`."""
         joints = np.zeros((len(self.records.keypoint_schema), 3))
         if prediction.get("keypoints"):
             joints = np.array(prediction["keypoints"], dtype=float).reshape(-1, 3)
@@ -398,7 +398,7 @@ class _Drawing:
         }
 
     def _only(self, person: Person, pair: str) -> dict[str, Any]:
-        """The person without joints and without other parts than the pair."""
+        """The person without keypoints and without parts other than the pair."""
         schema = self.records.part_schema
         names = [schema.channels[i] for i in schema.unions[pair]]
         kept = {k: v for k, v in person.items() if k not in ("unsided", "ignore_segmentation")}
@@ -413,7 +413,7 @@ class _Drawing:
 def _window(
     boxes: Sequence[Sequence[float]], shape: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """XYXY of what holds the XYWH boxes and a margin, within the picture."""
+    """XYXY of the hull of the XYWH boxes plus a margin, clipped to the image."""
     x0, y0 = (min(box[i] for box in boxes) for i in (0, 1))
     x1, y1 = (max(box[i] + box[i + 2] for box in boxes) for i in (0, 1))
     margin = _PERSON_MARGIN * max(x1 - x0, y1 - y0)
@@ -437,7 +437,7 @@ def _empty(fault: str) -> str:
 
 
 def _svg(image: np.ndarray, scale: float, marks: Sequence[_Mark]) -> str:
-    """A drawn picture, (h, w, 3) uint8, ``scale`` times the original, with frames over it."""
+    """A drawn image, (h, w, 3) uint8, ``scale`` times the original, with frames over it."""
     height, width = image.shape[:2]
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     uri = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

@@ -1,4 +1,4 @@
-"""The results of `metrics.evaluate` as tables that say what each number means."""
+"""The results of `metrics.evaluate` as tables that explain each number."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LINE_LENGTH = 100
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers in percent, nan where there is no truth; ``str()`` is plain text.
+    """Numbers in percent, nan without ground truth; ``str()`` gives plain text.
 
     Args:
-        title: what it is about.
-        columns: headings of the numbers.
-        rows: (name, one number a column) each.
-        notes: (term, what it means) each.
-        of_channels: whether rows are named by channels.
+        title: the table's title.
+        columns: column headings.
+        rows: (name, one number per column) each.
+        notes: (term, explanation) each.
+        of_channels: whether rows are named after channels.
     """
 
     title: str
@@ -50,12 +50,12 @@ class Table:
 
 
 def percent(value: float) -> str:
-    """One digit after the point; ``-`` for nan."""
+    """One decimal place; ``-`` for nan."""
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
 def result_tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
-    """The tables of those groups of `metrics.evaluate` that there are."""
+    """The tables of the groups of `metrics.evaluate` that are in the results."""
     tables = []
     if "parts" in results:
         tables.append(_ap_table(results))

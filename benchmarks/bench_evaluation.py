@@ -2,10 +2,10 @@
 
     python benchmarks/bench_evaluation.py --pictures 5000 --plain 10
 
-Pictures of 500x375 with three true people each, found a little beside where they are, are made up
-as they are needed; making them is not counted. The plain loop (`plain_parsing`) is far too slow for
-all of them: it is run on the first few, once as it stands (all is measured anew at each threshold)
-and once with each pair of people measured once, and has to give the same figures.
+Images of 500x375 with three ground-truth people each, predicted slightly displaced, are generated
+on the fly; generating them is not timed. The plain loops (`plain_parsing`) are far too slow for all
+of them: they run on the first few, once as they are (everything is measured again for each
+threshold) and once with each pair of people measured once, and must give the same results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PEOPLE = 3
 PAINT_THRESHOLD = 0.3
 CLASSES = BODYPARTS_7.parts
 
-# A standing figure on the unit square: x0, y0, x1, y1 of each class from 1 on.
+# A standing figure on the unit square: XYXY of each class, from class 1.
 _FIGURE = (
     (0.35, 0.0, 0.65, 0.18),
     (0.25, 0.18, 0.75, 0.55),
@@ -44,7 +44,7 @@ _FIGURE = (
 
 
 def figure(x0: int, y0: int, width: int, height: int) -> Crop:
-    """A person whose box lies in the picture."""
+    """A person whose box lies inside the image."""
     labels = np.zeros((height, width), dtype=np.uint8)
     for c, box in enumerate(_FIGURE, start=1):
         left, top, right, bottom = np.multiply(box, (width, height, width, height)).astype(int)
@@ -70,7 +70,7 @@ def pictures(count: int, seed: int) -> Iterator[tuple[TruePicture, list[FoundPer
 def as_files(
     pairs: Iterable[tuple[TruePicture, list[FoundPerson]]],
 ) -> tuple[Records, list[dict]]:
-    """The pictures as records, the people as predictions."""
+    """The ground truth as records, the predicted people as COCO-style predictions."""
     records, predictions = Records(BODYPARTS_7, COCO_17), []
     for picture, people in pairs:
         truths = [annotation(p.crop) for p in picture.people]
@@ -103,7 +103,7 @@ def plain(picture: TruePicture, people: list[FoundPerson]) -> PlainPicture:
 
 
 def peak_memory() -> float:
-    """MiB, of the process since it began."""
+    """Peak memory of the process since its start, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

@@ -50,7 +50,7 @@ BOTH = ("ours", "BodyPix")
 LIMB_JOINTS = ("elbow", "wrist", "knee", "ankle")
 PAINT_THRESHOLD = 0.3
 SAMPLES = 1000
-CANVAS = (375, 500)  # H, W of the pictures for times: VOC's usual size
+CANVAS = (375, 500)  # (H, W) of the timed images: VOC's usual size
 CROWDS = {1: (1, 1), 3: (1, 3), 10: (2, 5)}  # people: rows and columns
 CROWD_PICTURES = 8
 METRICS = {
@@ -65,7 +65,7 @@ METRICS = {
 
 
 def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> dict[str, Any]:
-    """Everything that a file of records can tell of both."""
+    """All results of both models on a file of records."""
     records = read_records(file)
     records.images = records.images[:limit]
     kept = {image["id"] for image in records.images}
@@ -114,7 +114,7 @@ def compare(file: Path, ours: OnnxPredictor, peer: Peer, limit: int | None) -> d
 
 
 def _pascal_labels() -> np.ndarray:
-    """bodyparts-11's labels as PASCAL-Person-Part's."""
+    """bodyparts-11's label -> PASCAL-Person-Part's."""
     labels = np.zeros(len(BODYPARTS_11.channels), np.uint8)
     names = PASCAL_PERSON_PART.names_in(BODYPARTS_11)
     for channel in PASCAL_PERSON_PART.parts:
@@ -133,11 +133,11 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, figure: Callable[[np.ndarray], float]) -> str:
-    """The figure of the sum over pictures, and its 95 % interval.
+    """A figure of counts summed over images, and its 95 % bootstrap interval.
 
     Args:
-        values: (pictures, ...) counts.
-        figure: of such counts' sum.
+        values: (images, ...) counts.
+        figure: computes the figure from summed counts.
     """
     rng = np.random.default_rng(0)
     count = len(values)
@@ -183,11 +183,11 @@ def _figures_of_found(records: Records, found: dict[str, list[dict]]) -> dict[st
 def sides_at_joints(
     people: Sequence[dict], joints: Sequence[str], labels: np.ndarray
 ) -> np.ndarray:
-    """In what limb the labelled limb joints lie: 1 of their own side, -1 of the other, 0 in none.
+    """Whether labelled limb keypoints lie in a limb of their side (1), the other (-1) or none (0).
 
     Args:
-        people: records.
-        joints: their joints' names.
+        people: annotations.
+        joints: the names of their keypoints.
         labels: (H, W), channels of bodyparts-11.
     """
     answers = []
@@ -221,14 +221,14 @@ def _side_figures(sides: dict[str, list[np.ndarray]]) -> dict[str, dict[str, str
 
 
 def _share(pictures: Sequence[np.ndarray], answer: int) -> str:
-    """How many of the pictures' joints have that answer, in percent, and of how many."""
+    """The percentage of the images' keypoints with this answer, and the number of keypoints."""
     counts = np.array([((p == answer).sum(), len(p)) for p in pictures])
     share = interval(counts, lambda s: 100 * s[0] / max(s[1], 1))
     return f"{share} of {counts[:, 1].sum()}"
 
 
 def crowds(file: Path) -> dict[int, list[np.ndarray]]:
-    """Pictures of one, three and ten people: single persons of the records' pictures in a grid."""
+    """Images of 1, 3 and 10 people: people who are alone in an image of the records, in a grid."""
     records = read_records(file)
     groups = records.by_image()
     alone = []
@@ -257,7 +257,7 @@ def crowds(file: Path) -> dict[int, list[np.ndarray]]:
 def times(
     ours: OnnxPredictor, peer: Peer, pictures: dict[int, list[np.ndarray]], repeats: int = 3
 ) -> dict[str, dict[str, str]]:
-    """Median milliseconds from a picture to its label map, in turns."""
+    """Median milliseconds from an image to its label map; the models take turns."""
     figures = {}
     for count, canvases in pictures.items():
         spent: dict[str, list[float]] = {name: [] for name in BOTH}
@@ -281,7 +281,7 @@ def times(
 
 
 def _peak_memory() -> float:
-    """Of this process, in MiB; ``ru_maxrss`` would begin with the parent's."""
+    """Peak memory of this process in MiB; ``ru_maxrss`` would start at the parent's."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
     return int(line.split()[1]) / 1024
 
@@ -296,7 +296,7 @@ def _peak(which: str, model: str, pictures: list[np.ndarray], threads: int, queu
 
 
 def memory(models: dict[str, str], pictures: list[np.ndarray], threads: int) -> dict[str, str]:
-    """Peak memory of a process of its own, beyond what it had after its imports, in MiB."""
+    """Peak memory of each model in a process of its own, beyond that after the imports, in MiB."""
     context = multiprocessing.get_context("spawn")
     figures = {}
     for which, model in models.items():

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_predictor.py pictures/ --config-file quick_schedules/... --weights ...
 
-Both get the same pictures in turns, so that a busy machine slows down both, and the best of several
-runs counts: time from a picture to `People`, resizing included.
+Both run on the same images in turns, so that a busy machine slows down both, and the fastest of
+several runs counts: the time from an image to `People`, resizing included.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     times = []
     for picture in list(find_pictures(args.inputs))[: args.pictures]:
         image = cv2.imread(str(picture))
-        theirs, ours = detectron2(image), exported(image)  # the first run, which is not measured
+        theirs, ours = detectron2(image), exported(image)  # the first run, not timed
         times.append(in_turns([detectron2, exported], image, args.repeat))
         a, b = (1000 * seconds for seconds in times[-1])
         print(
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def in_turns(
     functions: Sequence[Callable[[np.ndarray], People]], image: np.ndarray, repeat: int
 ) -> list[float]:
-    """The least time of each function, in seconds."""
+    """The shortest time of each function, in seconds."""
     times = np.empty((repeat, len(functions)))
     for row in times:
         for i, function in enumerate(functions):
@@ -74,7 +74,7 @@ def in_turns(
 
 
 def difference(theirs: People, ours: People) -> str:
-    """The largest differences between two answers, in words."""
+    """The largest differences between two predictions, in words."""
     if len(theirs) != len(ours):
         return f"{len(theirs)} people against {len(ours)}"
     words = [f"{len(theirs)} people"]

@@ -3,11 +3,11 @@
 
     python benchmarks/bench_prepare.py [--scale 0.1] [--folder FOLDER]
 
-Writes the datasets' own formats (a few clips and pictures, linked under all the names), prepares
-them with one process and with two, at a quarter and at the whole of the size, and prints pictures a
-second and the most memory that all processes held together (proportional set size: Linux only).
-The first row does nothing but import. Memory that grows with the number of pictures would show
-between a quarter and the whole.
+Writes the datasets' own formats (a few clips and images, hard-linked under all names), prepares
+them with one process and with two, at a quarter of the size and in full, and prints images per
+second and the peak memory of all processes together (proportional set size: Linux only). The first
+row only imports. Memory that grows with the number of images would show between a quarter and the
+full size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from detectron2_bodyparts.readers import figures
 
 JHMDB_CLIPS, JHMDB_FRAMES = 928, 31_838
 VOC_PICTURES = 3_500
-DISTINCT = 8  # clips and pictures that are really different
+DISTINCT = 8  # the number of different clips and images
 
 # One run, in a process of its own.
 _RUN = """
@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 
 def memory(session: int) -> float:
-    """MiB held by all processes of a session; shared pages count once."""
+    """Memory of all processes of a session in MiB; shared pages count once."""
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -57,12 +57,12 @@ def memory(session: int) -> float:
                 rollup = (folder / "smaps_rollup").read_text()
                 total += int(rollup.split("Pss:")[1].split()[0])
         except (ProcessLookupError, FileNotFoundError, IndexError):
-            continue  # it has just ended
+            continue  # the process has just ended
     return total / 1024
 
 
 def run(script: Path, code: str) -> tuple[list, float]:
-    """What the code printed last, and the most memory it held, in MiB."""
+    """Run the code. Returns the last line it printed, decoded from JSON, and its peak MiB."""
     script.write_text(code)
     command = [sys.executable, "-W", "ignore", str(script)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -88,7 +88,7 @@ def save(path: Path, **variables: np.ndarray) -> Path:
 
 
 def person(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, dict, np.ndarray]:
-    """A drawn picture with its first person: picture, body, fine parts, COCO joints."""
+    """A rendered image and its first person: image, body, fine parts, COCO keypoints."""
     while True:
         picture = figures.render(seed, figures.SyntheticConfig(image_size=(height, width)))
         if picture.people:
@@ -98,7 +98,7 @@ def person(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def make_jhmdb(root: Path, clips: int) -> None:
-    """``clips`` clips, together JHMDB_FRAMES frames where all are made."""
+    """Write ``clips`` clips; all JHMDB_CLIPS together have JHMDB_FRAMES frames."""
     lengths = [JHMDB_FRAMES // JHMDB_CLIPS + (i < JHMDB_FRAMES % JHMDB_CLIPS) for i in range(clips)]
     labels = ("torso", "head") + tuple(
         f"{side}_{limb}"
@@ -142,7 +142,7 @@ def make_jhmdb(root: Path, clips: int) -> None:
 
 
 def make_voc_part(root: Path, pictures: int) -> None:
-    """``pictures`` pictures of 500x375 with one to four people, ten parts each."""
+    """Write ``pictures`` images of 500x375 with up to four people and their parts."""
     part_type = [(name, "O") for name in ("part_name", "mask")]
     person_type = [(name, "O") for name in ("class", "class_ind", "mask", "parts")]
     short = {"upper_arm": "uarm", "lower_arm": "larm", "upper_leg": "uleg", "lower_leg": "lleg"}

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_server.py --clients 8 --seconds 60
 
-Clients on this machine, in turn of each kind, ask for one synthetic picture after the other: the
-next when the answer to the last has come. They share the processor with the server. Memory is read
-from /proc, so on Linux alone.
+Clients on this machine, of each kind in turn, send one synthetic image after the other, each once
+the previous one has been answered. They share the processor with the server. Memory is read from
+/proc: Linux only.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from detectron2_bodyparts.readers.figures import SyntheticConfig, render
 
 PICTURES = 20
 KINDS = ("stream", "predict, JSON", "predict, PNG")
-WARM_UP = 0.2  # of the time, after which the memory must not grow
+WARM_UP = 0.2  # fraction of the time after which memory should no longer grow
 
-Ask = Callable[[bytes], Awaitable[bool]]  # a picture -> whether its answer was right
+Ask = Callable[[bytes], Awaitable[bool]]  # an image file -> whether the answer was valid
 Latencies = dict[str, list[float]]
 
 
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Load:
-    """Clients that ask until the time is over.
+    """Clients that send requests until the time is over.
 
     Args:
         url: the server's.
-        pictures: files.
-        seconds: how long.
+        pictures: the content of image files.
+        seconds: how long to run.
     """
 
     def __init__(self, url: str, pictures: Sequence[bytes], seconds: float) -> None:
@@ -84,7 +84,7 @@ class Load:
         self.errors = 0
 
     async def run(self, clients: int, pid: int) -> list[float]:
-        """Returns the process's memory, MiB, of every second."""
+        """Run the clients; return the memory of process ``pid`` every second, in MiB."""
         self._end = time.monotonic() + self._seconds
         kinds = itertools.islice(itertools.cycle(KINDS), clients)
         tasks = [asyncio.create_task(self._client(kind)) for kind in kinds]
@@ -124,7 +124,7 @@ class Load:
             self.errors += not right
 
     def table(self) -> str:
-        """A line for every kind of request."""
+        """A line for every kind of request, and the number of errors."""
         lines = ["kind           clients  answers   /s    median     95 %     99 %     most   (ms)"]
         for kind, latencies in self._latencies.items():
             if latencies:
@@ -138,7 +138,7 @@ class Load:
 
 
 def resident_mebibytes(pid: int) -> float:
-    """Memory of a process that is not swapped out."""
+    """Resident memory of a process, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024

@@ -1,4 +1,4 @@
-"""Joints from heatmaps against Detectron2's heatmaps_to_keypoints."""
+"""Keypoint decoding from heatmaps against Detectron2's heatmaps_to_keypoints."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from measure import Row, Settings, compare
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
 
 JOINTS, SIDE = 17, 56
-_BUMP = 1.5  # standard deviation of the made-up heatmaps' bumps, in cells
+_BUMP = 1.5  # standard deviation of the peaks in the artificial heatmaps, in cells
 
 
 def heatmaps(count: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Made-up logits of joints whose places are known.
+    """Artificial keypoint logits with known positions.
 
     Returns:
-        (N, 17, 56, 56) logits, (N, 4) XYXY boxes of 40 to 500 pixels, (N, 17, 2) places.
+        (N, 17, 56, 56) logits, (N, 4) XYXY boxes of 40 to 500 pixels, (N, 17, 2) positions.
     """
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(count, 4, generator=generator)
@@ -36,7 +36,7 @@ def heatmaps(count: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Time and peak memory, and the mean error against the known places."""
+    """Time, and the mean error of the positions."""
     count = 10 if settings.quick else 100
     logits, boxes, places = heatmaps(count, settings.device)
     words = f"decode_keypoints / heatmaps_to_keypoints, {count} people x {JOINTS} joints"

@@ -1,4 +1,4 @@
-"""How cost grows: with people in a picture, with its size, with the size of the training set."""
+"""How cost grows: with people per image, with image size, with the size of the training set."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Function = Callable[[], Any]
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Rows of each axis; the reach is on the last step, from the second size to the third."""
+    """The rows of each axis; the reach applies to the step between the two largest sizes."""
     yield from _with_people(settings)
     yield from _with_size(settings)
     yield from _with_records(settings)
 
 
 def _light_config() -> CfgNode:
-    """A small model: what grows does not depend on its width."""
+    """A small model: growth does not depend on the model's width."""
     return load_config("quick_schedules/synthetic_quick_start.yaml")
 
 
@@ -50,7 +50,7 @@ def _times(functions: dict[float, Function], settings: Settings) -> list[tuple[f
 
 
 def _peaks(functions: dict[float, Function], settings: Settings) -> list[tuple[float, float]]:
-    """Of functions that have run before."""
+    """Peak memory of functions that have run before."""
     return [(size, peak_memory(function, settings)) for size, function in functions.items()]
 
 

@@ -16,7 +16,7 @@ _CHANNELS = 256
 
 
 class _Side:
-    """A head with the regions it works on."""
+    """A head and the regions it runs on."""
 
     def __init__(self, decoder: str, side: int, conv_dim: int, count: int, device: str) -> None:
         shape = ShapeSpec(channels=_CHANNELS, height=side, width=side)
@@ -24,7 +24,7 @@ class _Side:
             shape, part_schema=BODYPARTS_7, decoder=decoder, conv_dim=conv_dim
         ).to(device)
         regions = torch.randn(count, _CHANNELS, side, side, device=device)
-        # The gradient goes on into the backbone.
+        # In training, gradients flow on into the backbone.
         self.regions = regions.requires_grad_()
 
     def forward(self) -> torch.Tensor:
@@ -41,7 +41,7 @@ class _Side:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Time, saved activations and operations, each for one region."""
+    """Time, saved activations and operations, each per region."""
     count = 1 if settings.quick else 64 if settings.device == "cuda" else 4
     ours = _Side("efficient", 28, 64, count, settings.device)
     theirs = _Side("original", 56, 256, count, settings.device)

@@ -1,4 +1,4 @@
-"""The mapper against Detectron2's own with one body mask (RLE) a person."""
+"""The mapper against Detectron2's own with one body mask (RLE) per person."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def _body_only(picture: dict) -> dict:
 
 
 def item_size(item: dict) -> float:
-    """MiB of an item as a worker sends it."""
+    """Size of an item as sent by a worker, in MiB."""
     return len(pickle.dumps(item)) / MIB
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Size of an item, and pictures a second; both mappers resize and flip, and keep joints."""
+    """Size of an item, and images per second; both mappers resize, flip and keep keypoints."""
     ours, theirs = our_mapper(), _their_mapper()
-    # A picture as COCO has them, and one that has its size already.
+    # An image of COCO's usual size, and one that already has the output size.
     for height, width in ((384, 640), (800, 1333)):
         picture = scenes.dataset_dict(10, height, width, Path(settings.folder))
         body_only = _body_only(picture)

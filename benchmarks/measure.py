@@ -1,4 +1,4 @@
-"""What a benchmark's row is, and how time and memory are measured for it."""
+"""The rows of the benchmarks, and how their time and memory are measured."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @dataclass(frozen=True)
 class Settings:
-    """What `run.py` was asked for.
+    """The settings of `run.py`.
 
     Args:
         device: "cpu" or "cuda".
-        quick: sizes that only show that a row runs.
-        folder: an empty one, to write to.
+        quick: use small sizes that only check that everything runs.
+        folder: an empty folder to write to.
     """
 
     device: str
@@ -41,11 +41,11 @@ class Row:
     Args:
         name: what was measured.
         compared: both sides, in words.
-        ours, alternative: in ``unit``; no alternative where the bound is on ours alone.
+        ours, alternative: in ``unit``; the alternative is None if the bound is on ours alone.
         unit: of both.
-        reach: the bound on the ratio, or on ours alone; None: for information.
-        at_least: the bound is a lower one.
-        axis, series: for rows of growth: what grows, and the measured points as (size, cost).
+        reach: the bound on the ratio, or on ours alone; None if the row is for information only.
+        at_least: whether the bound is a lower one.
+        axis, series: for rows of growth: what grows, and the measured points (size, cost).
     """
 
     name: str
@@ -60,19 +60,19 @@ class Row:
 
     @property
     def value(self) -> float:
-        """What the reach is a bound on."""
+        """The quantity that the reach bounds."""
         return self.ours if self.alternative is None else self.ours / self.alternative
 
     @property
     def met(self) -> bool | None:
-        """Whether the reach is met; None where there is none."""
+        """Whether the reach is met; None if there is none."""
         if self.reach is None:
             return None
         return self.value >= self.reach if self.at_least else self.value <= self.reach
 
 
 LINEAR = 1.1  # a reach of growth: no worse than linear, with room for noise
-BOUNDED = 0.15  # between two sizes of which one is ten times the other: it does not grow
+BOUNDED = 0.15  # a reach of no growth, between two sizes that differ by a factor of ten
 
 
 def growth_row(
@@ -81,6 +81,7 @@ def growth_row(
     """How a cost grows with a size, between the two largest sizes.
 
     ``ours`` is the growth of the cost, ``alternative`` that of the size: a ratio of 1 is linear.
+    `BOUNDED` assumes that the size grows by a factor of ten.
 
     Args:
         axis: what grows.
@@ -106,13 +107,14 @@ def in_turns(
 ) -> list[float]:
     """The median time of each function, in seconds.
 
-    They run in turns, so that what else the machine does hits all of them. With one thread on a CPU
-    it is the processor's time, the wall clock's where nothing else runs, which other programs
-    disturb less.
+    They run in turns, so that other load on the machine affects all of them. On a CPU with one
+    thread, CPU time is measured, which other programs disturb less than wall-clock time; on an idle
+    machine the two are equal.
 
     Args:
-        functions: what to time; each is run once before, which may compile, load or allocate.
-        seconds: roughly how long to go on; every function runs at least three times.
+        functions: what to time; each runs once before, which may compile, load or allocate.
+        seconds: roughly how long to measure; every function runs at least three times (with
+            ``quick``, once).
     """
     first = sum(_timed(function, settings.device) for function in functions)
     repeat = 1 if settings.quick else int(np.clip(seconds / max(first, 1e-9), _FEWEST, _MOST))
@@ -136,11 +138,11 @@ def _wait(device: str) -> None:
 
 
 def peak_memory(function: Callable[[], Any], settings: Settings) -> float:
-    """MiB that a call takes at its peak, beyond what was held before.
+    """Peak memory of a call beyond what was held before, in MiB.
 
-    On a GPU what PyTorch allocates there. Else what Linux counts as resident in this process,
-    whoever allocates it: the mark is set back after memory that is free has been given up. The
-    function should have run before: what is loaded or compiled once is no cost of a call.
+    On a GPU, what PyTorch allocates there. Else resident memory of this process as Linux counts it,
+    whoever allocates it; free memory is returned and the high-water mark reset before. The function
+    should have run before: what is loaded or compiled once is not a cost of a call.
     """
     gc.collect()
     if settings.device == "cuda":
@@ -149,27 +151,27 @@ def peak_memory(function: Callable[[], Any], settings: Settings) -> float:
         function()
         return (torch.cuda.max_memory_allocated() - before) / MIB
     libc = ctypes.CDLL(None)
-    # Arrays in pages of their own, or what earlier calls left scattered would count or hide some.
+    # Large arrays in pages of their own: a heap fragmented by earlier calls would add or hide some.
     libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM = VmRSS
     before = memory("self/status", "VmHWM")
     function()
     peak = memory("self/status", "VmHWM") - before
-    # What glibc comes to by itself, until it is told otherwise: freed pages are kept.
+    # The values that glibc would reach by itself: freed pages are kept.
     libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
     return peak
 
 
 def memory(file: str, *names: str) -> float:
-    """MiB: the sum of the entries of a file of /proc."""
+    """The sum of the named entries of a file in /proc, in MiB."""
     text = Path("/proc", file).read_text()
     return sum(int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) for name in names) / 1024
 
 
 def activations(function: Callable[[], Any], module: torch.nn.Module) -> float:
-    """MiB that a forward pass keeps for the backward pass; parameters do not count."""
+    """Memory that a forward pass saves for the backward pass, without parameters, in MiB."""
     parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -181,7 +183,7 @@ def activations(function: Callable[[], Any], module: torch.nn.Module) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = function()
-    del output  # held till here, so that no memory is counted twice or reused
+    del output  # held until here, so that no memory is freed and reused
     return sum(kept.values()) / MIB
 
 
@@ -200,7 +202,7 @@ def compare(
     """Rows of time and, with a ``memory_reach``, of peak memory.
 
     Args:
-        per: what the time is divided by, for a time per picture or region.
+        per: divisor of the time, for a time per image or region.
     """
     a, b = (1000 * t / per for t in in_turns([ours, theirs], settings, seconds))
     rows = [Row(f"{name}, time", compared, a, b, "ms", time_reach)]

@@ -1,4 +1,4 @@
-"""People's parts as a label map of the picture against Detectron2's paste_masks_in_image."""
+"""People's parts as a label map of the image against Detectron2's paste_masks_in_image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 1080, 1920
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Ours ends with one label map, the alternative with a boolean plane for every mask."""
+    """Ours returns one label map, the alternative a boolean (H, W) plane per mask."""
     count = 10 if settings.quick else 100
     people = scenes.found_people(count, HEIGHT, WIDTH)
     channels = people.part_probs.shape[1]

@@ -1,4 +1,4 @@
-"""BodyPix as its users run it: one ONNX graph, and what is made of its maps."""
+"""BodyPix as its users run it: one ONNX graph, and the postprocessing of its maps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, KeypointSchema, P
 
 
 class Maps(NamedTuple):
-    """What BodyPix says of a picture (H, W).
+    """BodyPix's predictions for an (H, W) image.
 
     ``labels``: (H, W) uint8, channels of bodyparts-11. ``joints``: (17, h, w) logits of COCO's
-    joints at every cell. ``places``: (2, 17, h, w) x and y of the cells, their offsets included, in
-    the picture's pixel indices.
+    keypoints at every cell. ``places``: (2, 17, h, w) x and y of the cells plus offsets, in pixel
+    indices of the image.
     """
 
     labels: np.ndarray
@@ -33,7 +33,7 @@ def export_peer(model: str, path: Path) -> None:
 
     Args:
         model: BodyPix's ``model-stride16.json``.
-        path: the file. Its metadata hold what channel of bodyparts-11 each part is of.
+        path: the file to write. Its metadata hold the bodyparts-11 channel of each part.
     """
     import onnx
     import torch
@@ -67,13 +67,13 @@ def export_peer(model: str, path: Path) -> None:
 
 
 class Peer:
-    """BodyPix 0.75 by ONNX Runtime."""
+    """BodyPix 0.75 in ONNX Runtime."""
 
     def __init__(self, path: Path, threads: int) -> None:
         """
         Args:
-            path: of `export_peer`.
-            threads: ONNX Runtime's.
+            path: a file written by `export_peer`.
+            threads: number of threads of ONNX Runtime.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -100,7 +100,7 @@ class Peer:
 
 
 def _upsample(maps: np.ndarray, inner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """(C, h, w) -> (H, W, C): cells lie at every 16th pixel of the inner size, at its corners."""
+    """(C, h, w) -> (H, W, C); cells lie at every 16th pixel of the inner size, corners aligned."""
     step = [(inner[i] - 1) / BODYPIX_STRIDE / (size[i] - 1) for i in (0, 1)]
     warp = np.array([[step[0], 0, 0], [0, step[1], 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -113,13 +113,13 @@ def _upsample(maps: np.ndarray, inner: tuple[int, int], size: tuple[int, int]) -
 def person_in_box(
     maps: Maps, box: np.ndarray, schema: PartSchema, keypoint_schema: KeypointSchema
 ) -> dict[str, Any]:
-    """The one person that the maps show inside a box, as `People.to_annotations` has people.
+    """The person that the maps show inside a box, in the form of `People.to_annotations`.
 
     Args:
-        maps: of the picture.
-        box: XYXY, the true one: BodyPix tells people apart by their skeletons only.
+        maps: of the image.
+        box: XYXY, the ground truth: BodyPix tells people apart only by their skeletons.
         schema: of the parts, a view of bodyparts-11.
-        keypoint_schema: of the joints.
+        keypoint_schema: of the keypoints.
     """
     x0, y0 = np.floor(np.maximum(box[:2], 0)).astype(int)
     x1, y1 = np.ceil(box[2:]).astype(int)

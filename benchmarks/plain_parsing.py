@@ -1,8 +1,8 @@
-"""The parsing metrics as plain loops over whole label maps: slow, and easy to see through.
+"""The parsing metrics as plain loops over whole label maps: slow, but easy to follow.
 
-Written from the definitions, apart from `detectron2_bodyparts.metrics`, which the tests hold
-against it. Everything is asked anew for every threshold, class and pair of people, of boolean
-planes as large as the picture; `measured` is the one place where a pair's pixels are counted.
+Written from the definitions, independently of `detectron2_bodyparts.metrics`, which the tests
+compare with it. Everything is computed again for every threshold, class and pair of people, on
+boolean planes of the image's size; `measured` is the only place where pairs may be cached.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BODY = 0  # as a class: the silhouette; only `background` asks for the other cla
 @dataclass
 class PlainTruth:
     labels: np.ndarray  # (H, W): 0..K, 255 = unknown
-    body: np.ndarray  # (H, W) bool; unknown labels outside of it: nothing is known
+    body: np.ndarray  # (H, W) bool; unknown labels outside it: nothing is known
     known: np.ndarray  # (K + 1,) bool, [0] the silhouette
 
 
@@ -55,7 +55,7 @@ def is_truth(picture, truth, c):
 
 
 def iou(picture, found, truth, c):
-    """nan where neither has the class."""
+    """nan if the class is unknown or in neither."""
     if not truth.known[c]:
         return math.nan
     counts = ~picture.ignore & ~((truth.labels == 255) & ~truth.body)
@@ -79,7 +79,7 @@ def likeness(picture, found, truth, classes):
 
 
 def excused(picture, found, c, t):
-    """Whether a found class that matches nothing at t is neither right nor wrong."""
+    """Whether an unmatched predicted class at t is neither a true nor a false positive."""
     mask = mask_of(found, c)
     regions = [picture.ignore | picture.crowd | (not picture.exhaustive)]
     for truth in picture.truths:
@@ -106,7 +106,7 @@ def excused_parts(picture, found, t):
 
 
 def measured(picture, key, function, *args):
-    """The function's value; kept where the picture has a cache (see `keep_measures`)."""
+    """The function's value, cached if the image has a cache (see `keep_measures`)."""
     if picture.cache is None:
         return function(picture, *args)
     if key not in picture.cache:
@@ -115,7 +115,7 @@ def measured(picture, key, function, *args):
 
 
 def keep_measures(pictures, keep):
-    """Whether a pair of people is measured once, or anew for every threshold."""
+    """Set whether a pair of people is measured once, or again for every threshold."""
     for picture in pictures:
         picture.cache = {} if keep else None
 
@@ -130,7 +130,7 @@ def in_score_order(pictures):
 
 
 def area_under_envelope(flags, positives):
-    """Of flags True, False (right, wrong) in descending score."""
+    """Of flags, true or false positive, in descending score."""
     if positives == 0:
         return math.nan
     recall, precision, right = [0.0], [0.0], 0

@@ -1,4 +1,4 @@
-"""Rows of growth as one picture. Matplotlib comes with Detectron2."""
+"""Rows of growth as one plot. Matplotlib comes with Detectron2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 
 def draw_growth(rows: Sequence[Row], path: Path) -> None:
-    """A panel for each thing that grows: cost against size, both relative to the smallest."""
+    """A panel per axis of growth: cost, relative to that of the smallest size, against size."""
     axes = list(dict.fromkeys(row.axis for row in rows if row.series))
     if not axes:
         return

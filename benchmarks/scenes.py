@@ -1,4 +1,4 @@
-"""Pictures with people for the benchmarks: as many as are asked for, of any size."""
+"""Images with people for the benchmarks: any number of people, any size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from detectron2_bodyparts.readers.synthetic import annotations
 from detectron2_bodyparts.records import decode_mask, person_annotation
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
-_MODELS = 4  # people that are really different
+_MODELS = 4  # the number of different people
 
 
 @cache
 def _model(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """One drawn person: (h, w) channel indices on the tight box, (17, 3) joints in 0..1 of it."""
+    """A rendered person: (h, w) channel indices on the box, (17, 3) keypoints in 0..1 of it."""
     picture = render(seed, SyntheticConfig((480, 480), people=(1, 1), heights=(0.95, 0.95)))
     one = annotations(picture, BODYPARTS_7, COCO_17)[0]
     x, y, width, height = one["bbox"]
@@ -34,10 +34,10 @@ def _model(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def figures(count: int, height: int, width: int, seed: int = 0) -> list[tuple[Crop, np.ndarray]]:
-    """People somewhere in a picture, a seventh to nine tenths as high as it is.
+    """People at random positions, with heights from 1/7 to 0.9 of the image's.
 
     Returns:
-        For each of them the crop, which lies in the picture, and (17, 3) joints in pixel indices.
+        For each person the crop, inside the image, and (17, 3) keypoints in pixel indices.
     """
     rng = np.random.default_rng(seed)
     people = []
@@ -59,10 +59,10 @@ def boxes(people: list[tuple[Crop, np.ndarray]]) -> torch.Tensor:
 
 
 def regions(people: list[tuple[Crop, np.ndarray]], count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Foreground regions as training samples them: ``count`` shaken boxes, the people in turn.
+    """Foreground regions as sampled in training: ``count`` jittered boxes of the people in turn.
 
     Returns:
-        (count,) whose region it is, and (count, 4) XYXY.
+        (count,) index of the region's person, and (count, 4) XYXY boxes.
     """
     generator = torch.Generator().manual_seed(0)
     person = torch.arange(count) % len(people)
@@ -74,7 +74,7 @@ def regions(people: list[tuple[Crop, np.ndarray]], count: int) -> tuple[torch.Te
 def whole_planes(
     people: list[tuple[Crop, np.ndarray]], height: int, width: int
 ) -> list[np.ndarray]:
-    """(H, W) channel indices of each person; the body is where they are not 0."""
+    """(H, W) channel indices of each person; nonzero on the body."""
     planes = []
     for crop, _ in people:
         plane = np.zeros((height, width), np.uint8)
@@ -99,7 +99,7 @@ def records(people: list[tuple[Crop, np.ndarray]], height: int, width: int) -> l
 
 
 def dataset_dict(count: int, height: int, width: int, folder: Path) -> dict:
-    """A picture on disk in Detectron2's standard form, as `load_bodyparts_json` gives it."""
+    """An image on disk in Detectron2's standard dataset format, as from `load_bodyparts_json`."""
     people = []
     for one in records(figures(count, height, width), height, width):
         points = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(one["keypoints"])]
@@ -119,7 +119,7 @@ def dataset_dict(count: int, height: int, width: int, folder: Path) -> dict:
 
 
 def found_people(count: int, height: int, width: int) -> People:
-    """What a good model finds: 112x112 probabilities that rise over a few cells."""
+    """Predictions of a good model: 112x112 probabilities that rise over a few cells."""
     people = figures(count, height, width)
     probs = np.zeros((count, len(BODYPARTS_7.channels), 112, 112), np.float32)
     for one, (crop, _) in zip(probs, people, strict=True):

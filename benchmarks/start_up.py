@@ -1,10 +1,10 @@
-"""One start of training on a file of records: until the first batch is there.
+"""One start of training on a file of records, up to the first batch.
 
     python benchmarks/start_up.py FILE
 
-A process of its own for `growth`. Prints as JSON: seconds without imports; MiB beyond the imports
-that the main process held at most, and holds once the batch is there; MiB that a worker shares with
-nobody.
+A process of its own for `growth`. Prints as JSON: seconds without imports; memory of the main
+process beyond that after the imports, at its peak and after the first batch, in MiB; the largest
+private memory of a worker, in MiB.
 """
 
 from __future__ import annotations

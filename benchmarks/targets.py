@@ -1,4 +1,4 @@
-"""Mask targets of the sampled regions against Detectron2's BitMasks, one for each channel."""
+"""Mask targets of the sampled regions against Detectron2's BitMasks, one per channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE = 112
 
 
 def part_masks(planes: list[np.ndarray]) -> PartMasks:
-    """Everything known of people whose (H, W) channel indices are given."""
+    """Ground truth of fully labelled people, from (H, W) channel indices."""
     state = np.full(len(target_names(BODYPARTS_7)), KNOWN, np.uint8)
     state[len(BODYPARTS_7.channels) :] = 0
     bytes_ = [plane | np.where(plane > 0, BODY_BIT, 0).astype(np.uint8) for plane in planes]
@@ -26,7 +26,7 @@ def part_masks(planes: list[np.ndarray]) -> PartMasks:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """From the ground truth of the picture to the targets of its foreground regions."""
+    """From the ground truth of the image to the targets of its foreground regions."""
     people = scenes.figures(10, HEIGHT, WIDTH)
     planes = scenes.whole_planes(people, HEIGHT, WIDTH)
     person, boxes = scenes.regions(people, 16 if settings.quick else 128)
@@ -38,7 +38,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     ]
 
     def their_targets() -> list[torch.Tensor]:
-        # Channel by channel; all seven indexed at once, as fields of Instances are, take more.
+        # Channel by channel; indexing all seven at once, as fields of Instances, takes more memory.
         return [masks[person].crop_and_resize(boxes, SIDE) for masks in theirs]
 
     yield from compare(

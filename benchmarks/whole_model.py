@@ -33,7 +33,7 @@ def _their_config() -> CfgNode:
     name = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
     cfg.merge_from_file(model_zoo.get_config_file(name))
     cfg.MODEL.MASK_ON = True
-    # As in its Mask R-CNN.
+    # As in Detectron2's Mask R-CNN.
     cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
     cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
@@ -42,26 +42,26 @@ def _their_config() -> CfgNode:
 
 
 def build(cfg: CfgNode, device: str) -> nn.Module:
-    """A model with random weights; all models have the same backbone, proposals and boxes."""
+    """A model with random weights; backbone, proposals and boxes are the same for all models."""
     cfg.MODEL.DEVICE = device
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # random weights are never sure
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # random weights are never confident
     cfg.TEST.DETECTIONS_PER_IMAGE = PEOPLE
     torch.manual_seed(0)
     model = build_model(cfg)
     for module in model.modules():
         if isinstance(module, BottleneckBlock):
-            # Without trained statistics the values would double in each of the blocks.
+            # Without trained statistics the values would double in each block.
             module.conv3.norm.weight.fill_(0.1)
     for layer in (model.roi_heads.box_predictor.cls_score, model.roi_heads.box_predictor.bbox_pred):
-        nn.init.zeros_(layer.weight)  # all are as likely, and stay where they were proposed
+        nn.init.zeros_(layer.weight)  # all boxes are equally likely and stay where proposed
     return model
 
 
 @contextlib.contextmanager
 def fixed_proposals(model: nn.Module, boxes: torch.Tensor) -> Iterator[None]:
-    """While it lasts, the model's proposals are these: random weights would find nobody.
+    """Replace the model's proposals by ``boxes``: with random weights it would detect nobody.
 
-    The model's own are computed all the same, and thrown away.
+    Its own proposals are still computed, and discarded.
     """
     generator = model.proposal_generator
     own = generator.predict_proposals
@@ -82,7 +82,7 @@ def fixed_proposals(model: nn.Module, boxes: torch.Tensor) -> Iterator[None]:
 
 
 class Picture:
-    """A picture with people, as both models take it, and proposals, some of them on people."""
+    """An image with people as input for both models, and proposals, some of them on people."""
 
     def __init__(self, people: int, foreground: int, height: int, width: int, device: str) -> None:
         self.size = (height, width)
@@ -122,7 +122,7 @@ def infer(model: nn.Module, picture: Picture) -> Instances:
 
 
 def train_step(model: nn.Module, picture: Picture, masks: str) -> None:
-    """Forward and backward; the optimizer's step costs the same for every model."""
+    """Forward and backward pass; the optimizer's step costs the same for every model."""
     torch.manual_seed(0)
     with EventStorage(), fixed_proposals(model, picture.proposals):
         losses = model.train()(picture.inputs(masks))
@@ -131,9 +131,9 @@ def train_step(model: nn.Module, picture: Picture, masks: str) -> None:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Inference up to Detectron2's pasted body masks; a training step; its peak memory."""
+    """Inference including Detectron2's pasting of body masks; a training step; its peak memory."""
     height, width = (800, 1333) if settings.device == "cuda" else (480, 800)
-    # With the people's own boxes not more than 64, our bound, which so has no part in this.
+    # With the people's own boxes at most 64, so that MAX_REGIONS_PER_IMAGE has no effect.
     foreground = 54 if settings.device == "cuda" else 22
     if settings.quick:
         height, width, foreground = 128, 192, PEOPLE

@@ -4,10 +4,10 @@
     python datasets/measure_derived_parts.py --root $DETECTRON2_DATASETS/voc_part
     python datasets/measure_derived_parts.py --records synthetic_val.bodyparts-7.json
 
-VOC-Part has no joints. They are taken from its masks: elbow, wrist, knee and ankle from where two
-of its 24 parts touch, shoulder and hip from the end of the upper limb, the face's from the middles
-of nose, eyes and ears. So they agree with the masks better than an annotator's joints would, and
-the figures are an upper bound of sorts. With ``--records`` the joints are those of the file.
+VOC-Part has no keypoints. They are taken from its masks: elbow, wrist, knee and ankle from where
+two of its 24 parts touch, shoulder and hip from the end of the upper limb, the face's from the
+centres of nose, eyes and ears. They agree with the masks better than an annotator's would, so the
+results are a kind of upper bound. With ``--records`` the keypoints are those of the file.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ from detectron2_bodyparts.schema import (
 )
 
 TOUCH = 2  # pixels by which two parts are dilated to find where they touch
-MIN_TOUCHING = 4  # pixels; with fewer it is chance
-LIMB_END = 0.88  # quantile of the distance from the other end: what is beyond is the limb's end
+MIN_TOUCHING = 4  # pixels; fewer may be chance
+LIMB_END = 0.88  # quantile of the distance from the other end, beyond which is the limb's end
 
-Person = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]  # body, known parts, joints
+Person = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]  # body, known parts, keypoints
 
 
 @dataclass
 class Agreement:
-    """Pixels of one part, summed over people in whom it is known and was derived.
+    """Pixel counts of one part, summed over people for whom it is known and was derived.
 
     Args:
-        people: how many these are.
-        true: of the part.
-        trusted: of these, not ignored by the deriving.
-        both, either: intersection and union of true and derived part, ignored pixels left out.
+        people: the number of these people.
+        true: ground-truth pixels of the part.
+        trusted: those of them that the derivation does not ignore.
+        both, either: intersection and union of ground truth and derived part, without ignored
+            pixels.
     """
 
     people: int = 0
@@ -60,18 +61,18 @@ class Agreement:
 
     @property
     def iou(self) -> float:
-        """Intersection over union of the pixels that are not ignored; nan where there are none."""
+        """Intersection over union on the pixels that are not ignored; nan if there are none."""
         return self.both / self.either if self.either else float("nan")
 
 
 @dataclass
 class Result:
-    """What `measure` gives; ``str()`` is a table.
+    """The result of `measure`; ``str()`` is a table.
 
     Args:
-        people, derived_people: all, and those of whom anything was derived.
-        body, trusted, right: pixels of the latter's bodies; those not ignored; of these, those
-            whose true part was derived.
+        people, derived_people: all people, and those for whom any part was derived.
+        body, trusted, right: pixels of the latter's bodies; those not ignored; those of them whose
+            derived part is correct.
         parts: part -> its agreement.
     """
 
@@ -98,11 +99,11 @@ class Result:
 def measure(
     people: Iterable[Person], keypoint_schema: KeypointSchema, part_schema: PartSchema
 ) -> Result:
-    """Derive parts of people whose parts are known, and compare.
+    """Derive the parts of people whose parts are known, and compare.
 
     Args:
-        people: body (H, W), part -> mask (H, W) of all known parts, joints (K, 3).
-        keypoint_schema, part_schema: what joints and parts are.
+        people: body (H, W), part -> mask (H, W) of all known parts, keypoints (K, 3).
+        keypoint_schema, part_schema: the schemas of keypoints and parts.
     """
     result = Result(parts={part: Agreement() for part in part_schema.parts})
     for body, parts, joints in people:
@@ -129,7 +130,7 @@ def measure(
 
 
 def people_of_records(path: Path) -> tuple[list[Person], KeypointSchema, PartSchema]:
-    """The people of a file of records whose body and joints are known."""
+    """The people with known body and keypoints in a file of records."""
     records = read_records(path)
     people = []
     for annotation in records.annotations:
@@ -140,7 +141,7 @@ def people_of_records(path: Path) -> tuple[list[Person], KeypointSchema, PartSch
 
 
 def people_of_voc_part(root: Path, part_schema: PartSchema) -> Iterator[Person]:
-    """VOC-Part's people, in every picture under ``root``, with joints from their masks."""
+    """VOC-Part's people, in all images under ``root``, with keypoints from their masks."""
     for image_id in voc_part.read_split(root, voc_part.ALL):
         (picture,) = voc_part.read_image(image_id, root, part_schema).pictures
         content = scipy.io.loadmat(root / "Annotations_Part" / f"{image_id}.mat")
@@ -155,7 +156,7 @@ def people_of_voc_part(root: Path, part_schema: PartSchema) -> Iterator[Person]:
 
 
 def _parts(annotation: Mapping) -> dict[str, np.ndarray]:
-    """Part -> mask of all known parts, those without a pixel included."""
+    """Part -> mask of all known parts, including empty ones."""
     empty = np.zeros(annotation["segmentation"]["size"], dtype=bool)
     masks = {name: decode_mask(rle) for name, rle in annotation["part_segmentation"].items()}
     known = (name for name, state in annotation["part_state"].items() if state == "known")
@@ -163,13 +164,13 @@ def _parts(annotation: Mapping) -> dict[str, np.ndarray]:
 
 
 def joints_of_pieces(pieces: Mapping[str, np.ndarray]) -> np.ndarray:
-    """COCO's joints of one person of VOC-Part, as far as masks tell.
+    """COCO keypoints of a person of VOC-Part, as far as the masks tell.
 
     Args:
         pieces: VOC-Part's part name -> boolean (H, W).
 
     Returns:
-        (17, 3) of x, y in pixel indices and v: 2, or 0 where masks do not tell.
+        (17, 3), x, y in pixel indices and v: 2, or 0 if the masks do not tell.
     """
     points = {"nose": _middle(pieces.get("nose"))}
     for letter, side in (("r", "right"), ("l", "left")):
@@ -195,7 +196,7 @@ def joints_of_pieces(pieces: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _pixels(mask: np.ndarray) -> np.ndarray:
-    """(P, 2) of x, y."""
+    """(P, 2), x and y."""
     rows, columns = np.nonzero(mask)
     return np.stack([columns, rows], axis=1).astype(float)
 
@@ -205,7 +206,7 @@ def _middle(mask: np.ndarray | None) -> np.ndarray | None:
 
 
 def _touching(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    """(2,) the middle of where two masks touch or overlap, or None."""
+    """(2,) centre of where two masks touch or overlap, or None."""
     if a is None or b is None:
         return None
     kernel = np.ones((2 * TOUCH + 1, 2 * TOUCH + 1), dtype=np.uint8)
@@ -215,14 +216,14 @@ def _touching(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
 
 
 def _far_end(mask: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """(2,) the middle of the mask's pixels that are furthest from the origin."""
+    """(2,) centre of the mask's pixels that are furthest from the origin."""
     pixels = _pixels(mask)
     distances = np.hypot(*(pixels - origin).T)
     return pixels[distances >= np.quantile(distances, LIMB_END)].mean(axis=0)
 
 
 def main() -> None:
-    """The command: measure, print a table for each schema or file."""
+    """The command: measure and print a table for each schema or file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--root",

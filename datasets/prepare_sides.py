@@ -40,17 +40,17 @@ from detectron2_bodyparts.schema import (
     get_part_schema,
 )
 
-SIDE = 256  # pixels of the crop that MoveNet Thunder takes
-MARGIN = 0.2  # of the box's longer side, seen on each side of it
-JOINT_SCORE = 0.3  # least score of a joint, the mean over the picture and its mirror image
-# The two may place a joint this far apart, and it may lie this far from the body's mask, as shares
-# of the crop's side.
+SIDE = 256  # side of MoveNet Thunder's input, in pixels
+MARGIN = 0.2  # of the box's longer side, added on each side of it
+JOINT_SCORE = 0.3  # least score of a keypoint, the mean over the image and its mirror image
+# How far apart the two may place a keypoint, and how far it may lie from the body's mask, as
+# fractions of the crop's side.
 AGREEMENT = 0.05
 NEAR_BODY = 0.03
 
 
 class Teacher:
-    """MoveNet Thunder on one person's surroundings."""
+    """MoveNet Thunder on a crop around one person."""
 
     def __init__(self, model: str) -> None:
         self.model = TfjsGraph(model)
@@ -62,8 +62,8 @@ class Teacher:
             box: XYXY.
 
         Returns:
-            The person's (17, 3) COCO joints: x, y in pixel indices and score, 0 where the teacher
-            disagrees with itself; and the crop's side in pixels of the picture.
+            The person's (17, 3) COCO keypoints: x, y in pixel indices and score, 0 where the two
+            views disagree; and the crop's side in pixels of the image.
         """
         low, high = box[:2], box[2:]
         side = (1 + 2 * MARGIN) * (high - low).max()
@@ -74,7 +74,7 @@ class Teacher:
         views = []
         for pixels in (crop, crop[:, ::-1]):
             found = self.model(torch.from_numpy(pixels.copy()).float()[None]).reshape(17, 3)
-            views.append(found.numpy()[:, [1, 0, 2]])  # x, y in shares of the crop, score
+            views.append(found.numpy()[:, [1, 0, 2]])  # x, y as fractions of the crop, score
         plain, mirrored = views
         mirrored = mirrored[list(COCO_17.flip_permutation)] * [-1, 1, 1] + [1, 0, 0]
         joints = (plain + mirrored) / 2
@@ -85,7 +85,7 @@ class Teacher:
 
 
 def bones_of(channel: str, schema: PartSchema, joints: np.ndarray) -> list[Bone]:
-    """The bones of a channel whose two joints the teacher is sure of."""
+    """The bones of a channel with both keypoints scoring at least ``JOINT_SCORE``."""
     bones = []
     for piece in pieces_of(schema, BODYPARTS_11.parts)[channel]:
         side, limb = piece.split("_", 1)
@@ -96,7 +96,7 @@ def bones_of(channel: str, schema: PartSchema, joints: np.ndarray) -> list[Bone]
 
 
 def teach(annotation: dict, image: np.ndarray, teacher: Teacher, schema: PartSchema) -> None:
-    """Add to one person's record what the teacher knows; joints that are labelled are kept."""
+    """Add the teacher's sides and keypoints to a person's record; labelled keypoints are kept."""
     shape = image.shape[:2]
     x, y, w, h = annotation["bbox"]
     joints, side = teacher(image, np.array([x, y, x + w, y + h]))

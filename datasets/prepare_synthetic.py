@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Synthetic people -> pictures and records. See README.md beside this file."""
+"""Synthetic people -> images and records. See README.md beside this file."""
 
 from detectron2_bodyparts.readers.synthetic import main
 

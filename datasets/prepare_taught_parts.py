@@ -30,14 +30,14 @@ from detectron2_bodyparts.readers.prepare import DERIVED, datasets_root, records
 from detectron2_bodyparts.records import Records, read_records, write_records
 from detectron2_bodyparts.schema import BODYPARTS_11
 
-BODYPIX_WEIGHT = 0.3  # of what both say, where ours has 1
+BODYPIX_WEIGHT = 0.3  # in the mean of both teachers, where ours has 1
 
 # Dataset -> the split that is read.
 SPLITS = {clothing_co_parsing.DATASET: "train", lsp.EXTENDED: "train" + DERIVED}
 
 
 class Teachers:
-    """The mean of what a model of this plugin and BodyPix say of every pixel."""
+    """The weighted mean of a model of this plugin and BodyPix, at every pixel."""
 
     def __init__(self, predictor: BodyPartsPredictor, bodypix: torch.nn.Module) -> None:
         """
@@ -48,7 +48,7 @@ class Teachers:
         self.predictor, self.bodypix = predictor, bodypix
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) BGR uint8 -> probabilities (11, H, W): the background, bodyparts-11's parts."""
+        """(H, W, 3) BGR uint8 -> (11, H, W) probabilities: background, bodyparts-11's parts."""
         both = self._ours(image) + BODYPIX_WEIGHT * self._bodypix(image)
         return (both / (1 + BODYPIX_WEIGHT)).numpy()
 
@@ -79,13 +79,13 @@ class Teachers:
 
 
 def teach(dataset: str, root: Path, teachers: Teachers, weights: str) -> Records:
-    """The records of the dataset's split, with what the teachers say.
+    """The records of the dataset's split, with the teachers' pseudo-labels.
 
     Args:
         dataset: one of ``SPLITS``.
         root: its folder.
-        teachers: who are asked.
-        weights: our model's file, which the records name.
+        teachers: the teachers.
+        weights: our teacher's file, whose hash goes into the records' ``info``.
 
     Raises:
         FileNotFoundError, RecordError: see `read_records` and the dataset's reader.

@@ -1,1 +1,1 @@
-"""One module a dataset: its native folder -> records. Nothing here knows of networks."""
+"""One module per dataset: its original files -> records. Independent of the models."""

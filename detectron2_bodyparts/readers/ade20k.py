@@ -1,32 +1,32 @@
-"""ADE20K: people of whole scenes, some of them with parts. Reads both full releases.
+"""ADE20K: people in scenes, some of them with parts. Reads both full releases.
 
 * 2016 (``ADE20K_2016_07_26``): ``index_ade20k.mat`` and
   ``images/{training,validation}/<letter>/<scene>/ADE_*``: ``.jpg``, ``_atr.txt`` (the list of
-  objects), ``_seg.png`` (objects), ``_parts_1.png``, ... (parts, parts of parts). A pixel of a map
-  is of class ``R // 10 * 256 + G``, a row of the index that counts from 1, and B tells apart the
-  objects of a class. Whose part a part is stands nowhere: it is the person's of whom it covers
-  most, if half of it lies on that person.
+  objects), ``_seg.png`` (objects), ``_parts_1.png``, ... (parts, parts of parts). The class of a
+  pixel is ``R // 10 * 256 + G``, a 1-based row of the index; B tells apart the objects of a class.
+  Whose part a part is, the files do not say: it goes to the person it overlaps most, provided that
+  at least half of it lies on that person.
 * 2021 (``ADE20K_2021_17_01``): ``images/ADE/{training,validation}/<topic>/<scene>/ADE_*``:
-  ``.jpg``, ``.json`` and a folder with a mask for every object (255 visible, 128 hidden: only what
-  is visible is taken). The JSON says whose part a part is. The maps repeat the masks and are not
-  read.
+  ``.jpg``, ``.json`` and a folder with a mask for every object (255 visible, 128 hidden; only
+  visible pixels are used). The JSON says whose part a part is. The maps repeat the masks and are
+  not read.
 
-What is known: the body. A channel only where its main piece (head, torso, left arm, ...) is
-labelled: parts were drawn for few people, and seldom all. What else is labelled of it (hand, hair)
-is then added to it; without the main piece it is nothing. A right arm by itself says nothing about
-the left one. Two arms without sides make the union ``arm`` known, one by itself does not, since the
-other may not have been drawn; beside a sided arm they may belong to either side and are ignored.
-Legs likewise. An arm is not divided into upper and lower, so that in the schemas that do so only
-body, head and torso can be known.
+What is known: the body, and channels whose main piece (head, torso, left arm, ...) is labelled:
+parts were drawn for few people, and seldom all of them. Other labelled pieces of such a channel
+(hand, hair) are added to it; without the main piece they make nothing known. A right arm says
+nothing about the left one. Two arms without sides make the union ``arm`` known; a single one does
+not, since the other may not have been drawn; next to a sided arm they may belong to either side
+and are ignored. Legs likewise. Arms are not divided into upper and lower, so in schemas that divide
+them only body, head and torso can be known.
 
-A picture in which someone is labelled is not exhaustive: of a crowd ADE has often only a few, and
-the others are road or building there. One in which nobody is labelled is taken to hold nobody.
+An image with labelled people is not exhaustive: in crowds ADE often labels only a few people, the
+others as road or building. An image without labelled people is assumed to contain none.
 
-Cleaning, each step a function of its own that can be switched off, see `Cleaning`:
+Cleaning: each step is a function of its own and can be switched off, see `Cleaning`:
 
-* `is_small`: people too small to be drawn with care become regions to ignore;
+* `is_small`: people too small to be drawn accurately become ignore regions;
 * `outline_band`: outlines are drawn roughly, so the pixels along them are ignored;
-* `subtracted_torso`: the torso, seldom labelled, as what head, arms and legs leave of the body.
+* `subtracted_torso`: derives the torso, seldom labelled, as the body without head, arms and legs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ INDEX = "index_ade20k.mat"
 PERSON = "person, individual, someone, somebody, mortal, soul"
 
 # ADE's part name -> channel or union of bodyparts-7. The main piece of a channel has its name.
-# That ADE's sides are the person's own was seen in one picture and is otherwise unverified.
+# That ADE's sides are the person's own was checked on one image and is otherwise unverified.
 _PARTS = {
     **dict.fromkeys(("head", "hair", "face", "eye", "eyebrow", "ear", "nose", "mouth"), "head"),
     **dict.fromkeys(("torso", "neck", "back", "buttocks"), "torso"),
@@ -87,30 +87,30 @@ _CHANNELS = {
     "pascal-person-part": _NECK_IS_HEAD,
 }
 
-# The schema's paint order with the unions in it, each under its sided channels. A person's label
-# map has 0 where the person is not, 1 where no part is, and a channel's code elsewhere.
+# The schema's paint order including the unions, each below its sided channels. A person's label map
+# is 0 outside the person, 1 where the person has no part, and a channel's code elsewhere.
 _PAINTED = ("torso", "head", "leg", "right_leg", "left_leg", "arm", "right_arm", "left_arm")
 _CODES = {name: code for code, name in enumerate(_PAINTED, start=2)}
 _NO_PART = 1
 
-_VISIBLE = 255  # in an object's mask of 2021; what others hide of it is 128
-_MAX_OBJECTS = 255  # of 2016: B is 255 * k / N, so that more objects would share values
+_VISIBLE = 255  # in an object's mask of 2021; occluded pixels are 128
+_MAX_OBJECTS = 255  # of 2016: B is 255 * k / N, so more objects than that would share values
 
 _NOTHING_VISIBLE = "a person of whom nothing is visible"
 
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Which faults of the dataset are dealt with, and how.
+    """How faults of the dataset are handled.
 
     Args:
-        min_size: people whose box is shorter than this on both sides become regions to ignore, in
-            pixels; 0 keeps everybody.
-        outline_band: so many pixels on either side of an outline are ignored; 0 ignores none.
-        derive_torso: whether a torso that was not labelled is derived where that is safe.
+        min_size: people whose box is shorter than this on both sides, in pixels, become ignore
+            regions; 0 keeps everybody.
+        outline_band: the number of pixels ignored on either side of an outline.
+        derive_torso: whether to derive an unlabelled torso where head, arms and legs are labelled.
 
     Raises:
-        ValueError: a negative number.
+        ValueError: a number is negative.
     """
 
     min_size: int = 30
@@ -126,24 +126,24 @@ DEFAULT_CLEANING = Cleaning()
 
 
 def is_small(body: np.ndarray, min_size: int) -> bool:
-    """Whether both sides of the box of a boolean (H, W) mask, not empty, are under ``min_size``."""
+    """Whether both sides of the box of a non-empty (H, W) mask are shorter than ``min_size``."""
     x0, y0, x1, y1 = mask_box(body)
     return max(x1 - x0, y1 - y0) < min_size
 
 
 def outline_band(labels: np.ndarray, width: int) -> np.ndarray:
-    """The pixels near an outline, about which a rough drawing says nothing sure.
+    """The pixels near an outline, whose labels in a rough drawing are unreliable.
 
-    They are to be ignored, on both sides of the outline. Eroding the masks instead would move the
-    outline inwards, which is as unsure as before, and teach that people are thin.
+    They are to be ignored on both sides of the outline. Eroding the masks instead would move the
+    outline inwards, no less uncertain than before, and teach the model that people are thin.
 
     Args:
-        labels: (H, W) uint8, one value for each region.
+        labels: (H, W) uint8, one value per region.
         width: in pixels; 0 gives no band.
 
     Returns:
         boolean (H, W): true where another label is at most ``width`` rows and columns away. The
-        picture's border is no outline.
+        image border is not an outline.
     """
     kernel = np.ones((2 * width + 1, 2 * width + 1), dtype=np.uint8)
     return cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
@@ -153,12 +153,12 @@ def subtracted_torso(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The torso of a person whose head, arms and legs are all labelled.
 
     Args:
-        rest: boolean (H, W), what these leave of the body.
+        rest: boolean (H, W), the body without these.
 
     Returns:
-        torso: boolean (H, W), the largest 4-connected piece, empty where ``rest`` is.
-        scraps: boolean (H, W), the other pieces: gaps between rough outlines, or what an arm across
-            the body cuts off. Nobody said what they are.
+        torso: boolean (H, W), the largest 4-connected component; empty if ``rest`` is.
+        scraps: boolean (H, W), the other components: gaps between rough outlines, or pieces cut off
+            by an arm across the body. What they are is unknown.
     """
     count, components, stats, _ = cv2.connectedComponentsWithStats(
         rest.astype(np.uint8), connectivity=4
@@ -171,11 +171,11 @@ def subtracted_torso(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_release(root: str | os.PathLike) -> str:
-    """Which release lies in the folder.
+    """Detect which release the folder contains.
 
     Raises:
-        FileNotFoundError: none.
-        RecordError: both.
+        FileNotFoundError: it contains none.
+        RecordError: it contains both.
     """
     images = Path(root) / "images"
     found = [
@@ -194,16 +194,16 @@ def find_release(root: str | os.PathLike) -> str:
 
 
 def read_split(root: str | os.PathLike, split: str, release: str) -> list[str]:
-    """The pictures of a split, sorted, as paths from the dataset's folder without ``.jpg``.
+    """The images of a split, sorted, as paths relative to the dataset's folder without ``.jpg``.
 
     Raises:
-        FileNotFoundError: the split's folder is not there, or holds no picture.
+        FileNotFoundError: the split's folder is missing or contains no image.
     """
     root = Path(root)
     folder = root / "images" / ("ADE" if release == "2021" else "") / SPLITS[split]
     pictures = []
     for path, folders, files in os.walk(folder):
-        # The folders of masks, one a picture, hold hundreds of thousands of files.
+        # The mask folders, one per image, hold hundreds of thousands of files.
         folders[:] = [name for name in folders if not name.startswith("ADE_")]
         where = Path(path).relative_to(root).as_posix()
         pictures += [f"{where}/{name[:-4]}" for name in files if name.endswith(".jpg")]
@@ -216,10 +216,10 @@ def read_split(root: str | os.PathLike, split: str, release: str) -> list[str]:
 
 
 def read_class_numbers(root: str | os.PathLike) -> dict[str, int]:
-    """The class numbers of a person and of the parts, from the index of the 2016 release.
+    """The class numbers of person and of the parts, from the index of the 2016 release.
 
-    Names are compared whole: there is another ``person``, and a ``head, caput``. Unpacked, the
-    index takes some 700 MB while it is read.
+    Names are compared in full: there is another ``person``, and a ``head, caput``. Reading the
+    index takes some 700 MB of memory.
 
     Raises:
         FileNotFoundError: there is no index.
@@ -231,7 +231,7 @@ def read_class_numbers(root: str | os.PathLike) -> dict[str, int]:
     try:
         names = scipy.io.loadmat(path)["index"]["objectnames"].item().ravel()
     except Exception as e:
-        # Whatever the damaged bytes lead scipy to: zlib.error, TypeError, MatReadError, ...
+        # Whatever scipy raises on damaged bytes: zlib.error, TypeError, MatReadError, ...
         raise RecordError(f"{path}: expected ADE20K's index, found {type(e).__name__}: {e}") from e
     wanted = {PERSON, *_PARTS}
     rows = {"".join(name): row for row, name in enumerate(names, start=1)}
@@ -242,7 +242,7 @@ def read_class_numbers(root: str | os.PathLike) -> dict[str, int]:
 
 @dataclass
 class _Person:
-    """What is drawn of a person: boolean (H, W) masks of the body and of named parts."""
+    """A person as labelled: boolean (H, W) masks of the body and of named parts."""
 
     body: np.ndarray
     pieces: list[tuple[str, np.ndarray]]
@@ -255,14 +255,14 @@ def read_image_2016(
     class_numbers: Mapping[str, int],
     cleaning: Cleaning = DEFAULT_CLEANING,
 ) -> Shard:
-    """One picture of the 2016 release and its people.
+    """Read one image of the 2016 release and its people.
 
     Args:
-        item: as `read_split` gives it.
+        item: as returned by `read_split`.
         root: the dataset's folder.
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        class_numbers: as `read_class_numbers` gives them.
-        cleaning: what is done about the dataset's faults.
+        class_numbers: as returned by `read_class_numbers`.
+        cleaning: how faults of the dataset are handled.
 
     Raises:
         BadInput: a file is missing or cannot be read, sizes differ, or there are too many objects
@@ -281,7 +281,7 @@ def read_image_2016(
     numbers, instances = _read_map(Path(f"{stem}_seg.png"), shape)
     is_person = numbers == class_numbers[PERSON]
     people = [_Person(is_person & (instances == b), []) for b in np.unique(instances[is_person])]
-    owners = np.zeros(shape, dtype=np.int64)  # 0 = nobody, else the person's place from 1
+    owners = np.zeros(shape, dtype=np.int64)  # 0 = nobody, else the person's 1-based index
     for number, person in enumerate(people, start=1):
         owners[person.body] = number
     for level in sorted({level for level, name in listed if level > 0 and name in _PARTS}):
@@ -302,7 +302,7 @@ def read_image_2016(
 
 
 def _read_listed(path: Path) -> list[tuple[int, str]]:
-    """(part level, name) of every line; level 0 is an object."""
+    """(part level, name) of every line; level 0 is a whole object."""
     if not path.is_file():
         raise BadInput(path, "a list of objects", "no file")
     listed = []
@@ -318,7 +318,7 @@ def _read_listed(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_map(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The (H, W) class numbers and the (H, W) B values of a map."""
+    """The class numbers and the B values of a map, (H, W) each."""
     blue, green, red = cv2.split(_read_png(path, (*shape, 3)))
     return red // 10 * np.uint16(256) + green, blue
 
@@ -328,7 +328,7 @@ def _read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not path.is_file():
         raise BadInput(path, expected, "no file")
     data = path.read_bytes()
-    # OpenCV would take what memory a damaged header or chunk asks for.
+    # OpenCV would allocate whatever memory a damaged header or chunk asks for.
     if not _is_whole_png(data):
         raise BadInput(path, expected, f"{len(data)} bytes that are none")
     width, height = struct.unpack_from(">2I", data, 16)
@@ -343,7 +343,7 @@ def _read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _is_whole_png(data: bytes) -> bool:
-    """Whether its chunks (length, name, content, checksum) reach the last one within the file."""
+    """Whether all chunks (length, name, content, checksum) up to the last lie within the file."""
     if data[12:16] != b"IHDR":
         return False
     start = 8
@@ -363,13 +363,13 @@ def read_image_2021(
     part_schema: PartSchema,
     cleaning: Cleaning = DEFAULT_CLEANING,
 ) -> Shard:
-    """One picture of the 2021 release and its people.
+    """Read one image of the 2021 release and its people.
 
     Args:
-        item: as `read_split` gives it.
+        item: as returned by `read_split`.
         root: the dataset's folder.
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        cleaning: what is done about the dataset's faults.
+        cleaning: how faults of the dataset are handled.
 
     Raises:
         BadInput: a file is missing or cannot be read, or sizes differ.
@@ -398,8 +398,8 @@ def read_image_2021(
 @dataclass(frozen=True)
 class _Object:
     name: str
-    whole: int | None  # the id of what it is a part of
-    mask: str  # relative to the picture's folder
+    whole: int | None  # the id of the object it is a part of
+    mask: str  # relative to the image's folder
 
 
 def _read_objects(path: Path) -> dict[int, _Object]:
@@ -412,7 +412,7 @@ def _read_objects(path: Path) -> dict[int, _Object]:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     try:
-        # Not strict: attributes that someone typed may hold control characters.
+        # Not strict: attributes typed by annotators may contain control characters.
         entries = json.loads(text, strict=False)["annotation"]["object"]
         return {
             int(entry["id"]): _Object(
@@ -426,7 +426,7 @@ def _read_objects(path: Path) -> dict[int, _Object]:
 
 
 def _as_list(value: Any) -> list:
-    """MATLAB writes a list of one as the one."""
+    """The value as a list: MATLAB writes a list of one element as the element."""
     return value if isinstance(value, list) else [value]
 
 
@@ -438,9 +438,9 @@ def _whole(is_part_of: Any) -> int | None:
 def _owner(
     entry: _Object, objects: Mapping[int, _Object], people: Mapping[int, _Person]
 ) -> int | None:
-    """The id of the person of whom it is a part, or a part of a part; None where it is nobody's."""
+    """The id of the person it is a part (or a part of a part) of; None if it is nobody's."""
     whole = entry.whole
-    for _ in range(len(objects)):  # a damaged file may go round in circles
+    for _ in range(len(objects)):  # a damaged file may contain a cycle
         if whole is None or whole in people:
             return whole
         whole = objects[whole].whole if whole in objects else None
@@ -471,7 +471,7 @@ def _annotation(person: _Person, schema: PartSchema, cleaning: Cleaning) -> dict
         channel = _CHANNELS[schema.name][name]
         mains[channel] += name == channel.replace("_", " ")
         masks[channel] = masks.get(channel, False) | mask
-    # Pieces of unknown channels are painted too: a hand without its arm still is not torso.
+    # Pieces of unknown channels are painted too: a hand without its arm is still not torso.
     labels = body.astype(np.uint8)
     for name in _PAINTED:
         if name in masks:
@@ -527,15 +527,15 @@ def prepare_ade20k(
         root: the dataset's folder.
         split: "train" (the folder ``training``) or "val" (``validation``).
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        release: "2016" or "2021"; left out, it is told by what lies in the folder.
-        cleaning: what is done about the dataset's faults.
-        workers: processes.
-        limit: take only the first so many pictures.
+        release: "2016" or "2021"; detected from the folder if not given.
+        cleaning: how faults of the dataset are handled.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the dataset is not there.
-        RecordError: nothing could be read, or it is not clear which release to read.
-        ValueError: it is not known how ADE20K's parts make up the schema.
+        FileNotFoundError: the dataset is missing.
+        RecordError: the index, or all images, cannot be read, or both releases are in the folder.
+        ValueError: ADE20K's parts have no mapping to the schema.
     """
     if part_schema.name not in _CHANNELS:
         raise ValueError(f"ADE20K is read as one of {sorted(_CHANNELS)}, not {part_schema.name}")
@@ -569,7 +569,7 @@ def _pixels(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare ADE20K; see datasets/README.md for its layout on disk.", DATASET, _CHANNELS
     )

@@ -1,23 +1,23 @@
 """ChaLearn Looking at People, pose recovery: two actors in front of a camera, 14 limbs each.
 
-The dataset's folder holds one ``SeqXX.zip``, or one folder ``SeqXX``, a sequence. Inside, files are
-known by their names, in whatever folders they lie:
+The dataset's folder contains one ``SeqXX.zip`` or one folder ``SeqXX`` per sequence. The files in
+it are recognized by name, in any subfolder:
 
 * ``XX_YYYY.jpg``: frame YYYY of sequence XX (2014: ``imagesjpg/``);
 * ``XX_YYYY_W_Z.png``: limb Z, 1 to 14, of actor W (2014: ``maskspng/``);
-* ``XX_YYYY_W.png``: all limbs of actor W, 14 masks as large as the frame, side by side (2015:
+* ``XX_YYYY_W.png``: all limbs of actor W, 14 masks of the frame's size, side by side (2015:
   ``masks/``).
 
-Zips are read in place; the frames taken from them are copied, unchanged, to ``frames/SeqXX/``
-beside them, because Detectron2 opens pictures by their path.
+Zips are read in place; the frames used are copied, unchanged, to ``frames/SeqXX/`` beside them,
+because Detectron2 opens images by path.
 
-W is 1 for the actor at the picture's left and 2 for the one at its right: a position, not an
-identity. Everything is known: a limb without a mask, or with an empty one, is not to be seen. All
-actors in a frame are labelled, and the body is the union of the limbs. A frame without any mask is
-not taken, since it looks the same as one that nobody labelled; neither are sequences without masks
-(the hidden test set). There are no joints.
+W is 1 for the actor on the left of the image and 2 for the one on the right: a position, not an
+identity. Everything is known: a limb without a mask, or with an empty one, is not visible. All
+actors in a frame are labelled, and the body is the union of the limbs. Frames without any mask are
+left out, since they cannot be told from unlabelled ones, and so are sequences without masks (the
+hidden test set). There are no keypoints.
 
-Neighbouring frames repeat each other, so every sixth is taken, and splits are made of whole
+Consecutive frames are nearly identical, so every sixth is used, and splits consist of whole
 sequences.
 """
 
@@ -54,14 +54,14 @@ from .prepare import (
 
 DATASET = "chalearn"
 FRAMES = "frames"  # where the frames taken from zips are written
-EVERY = 6  # one frame of so many is taken
+EVERY = 6  # one frame in this many is used
 
-# Which sequences are for validation: two of nine, chosen by this project, since no split of the
-# labelled sequences is known to us.
+# The validation sequences: two of nine, chosen by this project, since we know of no split of the
+# labelled sequences.
 VAL_SEQUENCES = (4, 8)
 
 # Schema -> the channel of limb 1, 2, ..., 14: head, torso, hands, forearms, upper arms, feet, lower
-# legs, thighs, of every pair the left one first. That left is the person's own is unverified.
+# legs, thighs, left before right. That left is the person's own is unverified.
 _CHANNELS: dict[str, tuple[str, ...]] = {
     "bodyparts-7": (
         *("head", "torso"),
@@ -84,7 +84,7 @@ _CHANNELS: dict[str, tuple[str, ...]] = {
     ),
 }
 _LIMBS = 14
-_ALL_LIMBS = 0  # stands for a limb's number where one file holds all of them
+_ALL_LIMBS = 0  # in place of a limb's number if one file contains all limbs
 
 _SEQUENCE = re.compile(r"Seq(\d+)(\.zip)?", re.IGNORECASE)
 _FILE = re.compile(
@@ -94,7 +94,7 @@ _FILE = re.compile(
 
 @dataclass
 class _Frame:
-    """The files of one frame: its picture, and its masks by actor and limb."""
+    """The files of one frame: its image, and its masks by actor and limb."""
 
     picture: str | None = None
     masks: defaultdict[int, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
@@ -104,7 +104,7 @@ class _Files:
     """The files of a sequence, in a zip or in a folder."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `BadInput` where a zip cannot be opened."""
+        """Raises `BadInput` if a zip cannot be opened."""
         self.path = path
         self.zip: zipfile.ZipFile | None = None
         if path.is_dir():
@@ -121,7 +121,7 @@ class _Files:
             self.zip.close()
 
     def frames(self) -> dict[str, _Frame]:
-        """``XX_YYYY`` -> its files, in the order of the frames."""
+        """``XX_YYYY`` -> its files, in frame order."""
         frames: defaultdict[str, _Frame] = defaultdict(_Frame)
         for name in self.names:
             match = _FILE.fullmatch(PurePosixPath(name).name)
@@ -138,19 +138,19 @@ class _Files:
         return str(self.path / name)
 
     def read(self, name: str) -> bytes:
-        """Raises `BadInput` where the file cannot be read."""
+        """The file's content. Raises `BadInput` if it cannot be read from a zip."""
         if self.zip is None:
             return (self.path / name).read_bytes()
         try:
             return self.zip.read(name)
         except Exception as e:
-            # Whatever the damaged bytes lead zipfile to: BadZipFile, zlib.error, EOFError, ...
+            # Whatever zipfile raises on damaged bytes: BadZipFile, zlib.error, EOFError, ...
             raise BadInput(
                 self.where(name), "a file that the zip gives back", f"{type(e).__name__}: {e}"
             ) from e
 
     def decode(self, name: str, data: bytes, mode: int) -> np.ndarray:
-        """The picture in ``data``. Raises `BadInput` where it cannot be decoded."""
+        """Decode the image in ``data``. Raises `BadInput` if that fails."""
         pixels = np.frombuffer(data, dtype=np.uint8)
         image = cv2.imdecode(pixels, mode) if pixels.size else None
         if image is None:
@@ -159,14 +159,14 @@ class _Files:
 
 
 def find_sequences(root: str | os.PathLike) -> dict[int, str]:
-    """Number -> name of the zip or folder, by number; where there are both, the folder.
+    """Number -> name of the zip or folder, by number; the folder if there are both.
 
     Raises:
         FileNotFoundError: there is no sequence.
     """
     root = Path(root)
     found = {}
-    # Sorted, a folder's name comes before its zip's: reversed, the folder has the last word.
+    # A folder's name sorts before its zip's: in reverse order the folder overwrites the zip.
     for path in sorted(root.iterdir(), reverse=True) if root.is_dir() else []:
         match = _SEQUENCE.fullmatch(path.name)
         if match and path.is_dir() == (match[2] is None):
@@ -187,10 +187,10 @@ def read_split(
     Args:
         root: the dataset's folder.
         split: "train" or "val".
-        val_sequences: the numbers of those for validation; all others are for training.
+        val_sequences: the numbers of the validation sequences; all others are for training.
 
     Raises:
-        FileNotFoundError: no sequence of the split is there.
+        FileNotFoundError: there is no sequence of the split.
         ValueError: there is no such split.
     """
     if split not in ("train", "val"):
@@ -208,13 +208,13 @@ def read_split(
 def read_sequence(
     item: str, root: str | os.PathLike, part_schema: PartSchema, *, every: int = EVERY
 ) -> Shard:
-    """The people of every so-manieth labelled frame; frames that cannot be read are left out.
+    """Read every n-th labelled frame and its people; frames that cannot be read are left out.
 
     Args:
         item: the name of a zip or folder, e.g. ``Seq01.zip``.
-        root: the dataset's folder; frames taken from a zip are written to ``frames/Seq01/`` in it.
+        root: the dataset's folder; frames from a zip are copied to ``frames/Seq01/`` in it.
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        every: one labelled frame of so many is taken, beginning with the first.
+        every: take one labelled frame in this many, starting with the first.
 
     Raises:
         BadInput: the zip cannot be opened, or there are no masks.
@@ -261,7 +261,7 @@ def _read_frame(name: str, frame: _Frame, files: _Files, root: Path, schema: Par
 
 
 def _read_limbs(masks: dict[int, str], files: _Files, shape: tuple[int, int]) -> np.ndarray:
-    """(14, H, W) bool, of one actor."""
+    """The limb masks of one actor, (14, H, W) bool."""
     height, width = shape
     limbs = np.zeros((_LIMBS, height, width), dtype=bool)
     for limb, name in sorted(masks.items()):
@@ -283,7 +283,7 @@ def _check_shape(mask: np.ndarray, shape: tuple[int, int], where: str) -> None:
 
 
 def _person(limbs: np.ndarray, schema: PartSchema) -> dict[str, Any] | None:
-    """The annotation of an actor's (14, H, W) limbs; None where none is to be seen."""
+    """The annotation of an actor from (14, H, W) limb masks; None if no limb is visible."""
     body = limbs.any(axis=0)
     if not body.any():
         return None
@@ -313,18 +313,18 @@ def prepare_chalearn(
     """Write ``<root>/chalearn_<split>.<schema>.json``.
 
     Args:
-        root: the dataset's folder; frames taken from zips are written to ``frames/`` in it.
+        root: the dataset's folder; frames from zips are copied to ``frames/`` in it.
         split: "train" or "val".
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        every: one labelled frame of so many is taken.
-        val_sequences: the numbers of the sequences for validation.
-        workers: processes.
-        limit: take only the first so many sequences.
+        every: take one labelled frame in this many.
+        val_sequences: the numbers of the validation sequences.
+        workers: number of processes.
+        limit: use only the first ``limit`` sequences.
 
     Raises:
-        FileNotFoundError: no sequence of the split is there.
+        FileNotFoundError: there is no sequence of the split.
         RecordError: nothing could be read.
-        ValueError: there is no such split, or it is not known how limbs make up the schema.
+        ValueError: there is no such split, or the limbs have no mapping to the schema.
     """
     if part_schema.name not in _CHANNELS:
         raise ValueError(f"ChaLearn is read as one of {sorted(_CHANNELS)}, not {part_schema.name}")
@@ -345,7 +345,7 @@ def prepare_chalearn(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare ChaLearn's pose recovery; see datasets/README.md for its layout on disk.",
         DATASET,

@@ -1,13 +1,13 @@
-"""Clothing Co-Parsing: street fashion, one person a picture, with the garment of every pixel.
+"""Clothing Co-Parsing: street fashion, one person per image, with the garment of every pixel.
 
-The dataset's folder holds ``photos/0001.jpg``, ``annotations/pixel-level/0001.mat`` with
-``groundtruth`` (H, W) for 1,004 of its 2,098 pictures, and ``label_list.mat`` with the labels'
-names, 59 from "null" to "wedges".
+The dataset's folder contains ``photos/0001.jpg``, ``annotations/pixel-level/0001.mat`` with
+``groundtruth`` (H, W) for 1,004 of the 2,098 images, and ``label_list.mat`` with the 59 label
+names, from "null" to "wedges".
 
-What is known: the body. What the person carries hides what is behind it, and is ignored. Parts are
-unknown, for a shirt is chest and arms; but a garment tells which parts a pixel may be of
-(`possible_parts`), which is what a teacher of parts is held to (`taught`). Bystanders have no
-label: pictures are not exhaustive.
+What is known: the body. Carried objects occlude the person and are ignored. Parts are unknown,
+since a shirt covers both chest and arms; but the garment restricts the parts a pixel may belong to
+(`possible_parts`), which pseudo-labels must agree with (`taught`). Bystanders are unlabelled:
+images are not exhaustive.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NOBODY = "null"
 CARRIED = ("accessories", "bag", "purse", "wallet")
 
 _ARMS, _LEGS = ("upper_arm", "lower_arm"), ("upper_leg", "lower_leg")
-# Garments -> the classes that their pixels may be of. Coats reach to the knees.
+# Garments -> the classes their pixels may belong to. Coats reach to the knees.
 _WORN_ON: dict[tuple[str, ...], tuple[str, ...]] = {
     ("earrings", "glasses", "hair", "hat", "sunglasses"): ("head",),
     ("scarf",): ("head", "torso"),
@@ -69,11 +69,11 @@ _CLASSES_OF = {name: classes for names, classes in _WORN_ON.items() for name in 
 
 
 def read_names(root: str | os.PathLike) -> list[str]:
-    """The labels' names, in their order.
+    """The label names, in the order of the labels.
 
     Raises:
         FileNotFoundError: there is no ``label_list.mat``.
-        RecordError: it cannot be read, or holds a name that is not Clothing Co-Parsing's.
+        RecordError: it cannot be read, or contains a name that is not Clothing Co-Parsing's.
     """
     path = Path(root) / "label_list.mat"
     if not path.is_file():
@@ -83,7 +83,7 @@ def read_names(root: str | os.PathLike) -> list[str]:
         )
     try:
         names = [str(name[0]) for name in scipy.io.loadmat(path)["label_list"].ravel()]
-    except Exception as e:  # whatever the damaged bytes lead scipy to
+    except Exception as e:  # whatever scipy raises on damaged bytes
         raise RecordError(f"{path}: not a .mat file of names ({type(e).__name__}: {e})") from e
     unknown = sorted(set(names) - set(_CLASSES_OF))
     if unknown:
@@ -92,17 +92,17 @@ def read_names(root: str | os.PathLike) -> list[str]:
 
 
 def read_garments(path: str | os.PathLike, count: int) -> np.ndarray:
-    """The (H, W) labels of a picture, each under ``count``.
+    """The (H, W) uint8 labels of an image, each below ``count``.
 
     Raises:
-        BadInput: the file is missing, cannot be read, or holds other labels.
+        BadInput: the file is missing, cannot be read, or contains other labels.
     """
     expected = "a .mat file with groundtruth (H, W)"
     if not Path(path).is_file():
         raise BadInput(path, expected, "no file")
     try:
         garments = np.asarray(scipy.io.loadmat(path)["groundtruth"])
-    except Exception as e:  # whatever the damaged bytes lead scipy to
+    except Exception as e:  # whatever scipy raises on damaged bytes
         raise BadInput(path, expected, f"{type(e).__name__}: {e}") from e
     if garments.ndim != 2 or garments.max(initial=0) >= count:
         found = f"shape {garments.shape}, labels up to {garments.max(initial=0)}"
@@ -111,30 +111,30 @@ def read_garments(path: str | os.PathLike, count: int) -> np.ndarray:
 
 
 def possible_parts(garments: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """(H, W) labels -> boolean (7, H, W), which of `taught.CLASSES` a pixel may be of."""
+    """(H, W) labels -> boolean (7, H, W), which of `taught.CLASSES` each pixel may belong to."""
     table = np.array([[c in _CLASSES_OF[name] for c in CLASSES] for name in names])
     return table[garments].transpose(2, 0, 1)
 
 
 def labels_path(root: str | os.PathLike, file_name: str) -> Path:
-    """Where the labels of ``photos/0001.jpg`` lie."""
+    """The path of the labels of an image, e.g. ``photos/0001.jpg``."""
     return Path(root) / LABELS_FOLDER / f"{Path(file_name).stem}.mat"
 
 
 def read_image(
     item: str, root: str | os.PathLike, part_schema: PartSchema, names: Sequence[str]
 ) -> Shard:
-    """One picture and its one person.
+    """Read one image and its one person.
 
     Args:
         item: e.g. ``0001``.
         root: the dataset's folder.
         part_schema: any.
-        names: of `read_names`.
+        names: as returned by `read_names`.
 
     Raises:
-        BadInput: picture or labels are missing or cannot be read, their sizes differ, or there is
-            nobody.
+        BadInput: image or labels are missing or cannot be read, their sizes differ, or nobody is
+            labelled.
     """
     file_name = f"photos/{item}.jpg"
     path = labels_path(root, file_name)
@@ -162,14 +162,14 @@ def prepare_clothing_co_parsing(
 
     Args:
         root: the dataset's folder.
-        split: "train": all pictures that have labels.
+        split: "train": all images with labels.
         part_schema: any; parts are unknown.
-        workers: processes.
-        limit: take only the first so many pictures.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the labels' names are not there.
-        RecordError: they cannot be read, or nothing else could be.
+        FileNotFoundError: the label names are missing.
+        RecordError: the label names, or all of the images, cannot be read.
     """
     names = read_names(root)
     items = sorted(path.stem for path in (Path(root) / LABELS_FOLDER).glob("*.mat"))
@@ -185,7 +185,7 @@ def prepare_clothing_co_parsing(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the pictures in the schemas, print a summary of each."""
+    """The command: prepare the images in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare Clothing Co-Parsing; see datasets/README.md for its layout on disk.",
         DATASET,

@@ -1,16 +1,16 @@
-"""COCO 2017's people: bodies and 17 joints, no parts.
+"""COCO 2017's people: bodies and 17 keypoints, no parts.
 
-The dataset's folder is laid out as Detectron2's own ``coco``: pictures in ``<split>/``, and in
+The dataset's folder is laid out like Detectron2's own ``coco``: images in ``<split>/``, and in
 ``annotations/`` ``instances_<split>.json`` and ``person_keypoints_<split>.json``. Either file
-suffices; with both, masks and boxes are those of the instances, and joints are joined to them by
-the annotation's id.
+suffices; with both, masks and boxes are taken from the instances, and keypoints are matched to them
+by annotation id.
 
-What is known: everybody's body, and the joints of those who have any. Parts are unknown, unless
-they are derived from the two (`derive`). Everybody is labelled, but for crowds, which are regions
-to ignore. Pictures without people are kept, as pictures in which nobody is.
+What is known: everybody's body, and the keypoints of those who have any. Parts are unknown unless
+derived from body and keypoints (`derive`). Everybody is labelled except in crowds, which become
+ignore regions. Images without people are kept as negatives.
 
-The JSON files are far too large to be given to every process. One process reads them, once, into a
-`PeopleTable` on disk, in which the others look up their pictures.
+The JSON files are far too large for every process to load. One process reads them once into a
+`PeopleTable` on disk, in which the others look up their images.
 """
 
 from __future__ import annotations
@@ -63,26 +63,26 @@ _SCHEMAS = tuple(schema.name for schema in (BODYPARTS_7, BODYPARTS_11, PASCAL_PE
 
 
 class PeopleTable:
-    """The people of some COCO files, in a file on disk in which pictures are looked up by name."""
+    """The people of COCO files, in a file on disk in which images are looked up by name."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         """
         Args:
-            path: the table's file; made by the first `add`.
+            path: the table's file; created by the first `add`.
         """
         self.path = Path(path).resolve()
 
     def add(self, json_file: str | os.PathLike) -> None:
-        """Take up the pictures and people of a COCO file.
+        """Add the images and people of a COCO file.
 
-        The file's text is in memory as a whole, its content is not. Of a person who is there
-        already only the joints are taken.
+        The file's text is held in memory as a whole, the parsed content is not. For a person who is
+        already in the table, only the keypoints are updated.
 
         Args:
             json_file: instances or person_keypoints.
 
         Raises:
-            RecordError: it is not COCO's JSON, or its people or joints are not COCO's.
+            RecordError: it is not COCO's JSON, or its person category or keypoints are not COCO's.
         """
         with closing(sqlite3.connect(self.path)) as table, table:
             table.executescript(
@@ -105,12 +105,12 @@ class PeopleTable:
                 ) from e
 
     def names(self, *, people_only: bool = False) -> list[str]:
-        """The pictures' names, sorted; if asked, only of those with people or crowds."""
+        """The images' file names, sorted; with ``people_only``, of images with people or crowds."""
         condition = "WHERE id IN (SELECT picture FROM person)" if people_only else ""
         return [name for (name,) in self._read(f"SELECT name FROM picture {condition} ORDER BY 1")]
 
     def picture(self, name: str) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-        """(H, W) of a picture and its annotations as COCO has them, by id."""
+        """(H, W) of an image and its annotations in COCO's form, by id."""
         (row,) = self._read("SELECT id, height, width FROM picture WHERE name = ?", name)
         people = self._read(
             "SELECT annotation, joints FROM person WHERE picture = ? ORDER BY id", row[0]
@@ -121,14 +121,14 @@ class PeopleTable:
         ]
 
     def _read(self, query: str, *values: Any) -> list[tuple]:
-        # Nobody writes while it is read: no locks, which network file systems may not have.
+        # Nobody writes while it is read: without locks, which network file systems may not have.
         address = f"{self.path.as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(address, uri=True)) as table:
             return table.execute(query, values).fetchall()
 
 
 def _take_up(table: sqlite3.Connection, value: dict[str, Any]) -> dict[str, Any] | None:
-    """JSON's object hook: pictures and people go to the table, and nothing of them is kept."""
+    """JSON object hook: images and people go to the table and are not kept in memory."""
     if "file_name" in value:
         row = (value["id"], value["file_name"], value["height"], value["width"])
         table.execute("INSERT OR IGNORE INTO picture VALUES (?, ?, ?, ?)", row)
@@ -156,14 +156,14 @@ def _check_categories(categories: Sequence[Mapping[str, Any]]) -> None:
 
 
 def annotation_files(root: str | os.PathLike, split: str) -> list[Path]:
-    """The JSON files of a split that are there, the instances first.
+    """The existing JSON files of a split, the instances first.
 
     Args:
         root: the dataset's folder.
-        split: as in the files' names, e.g. "val2017".
+        split: as in the file names, e.g. "val2017".
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: there is neither.
     """
     kinds = ("instances", "person_keypoints")
     files = [Path(root) / "annotations" / f"{kind}_{split}.json" for kind in kinds]
@@ -186,22 +186,23 @@ def read_image(
     derive: bool = False,
     check_picture: bool = False,
 ) -> Shard:
-    """One picture and its people.
+    """Read one image and its people.
 
-    A person whose mask is unusable keeps box and joints. One without a usable box, too, is left
-    out, and the picture is not exhaustive any more.
+    A person without a usable mask keeps box and keypoints. Without a usable box either, the person
+    is left out and the image is not exhaustive. So is a crowd without a usable mask.
 
     Args:
         name: e.g. ``000000391895.jpg``.
         root: the dataset's folder.
-        split: the pictures' folder in it.
-        table: where to look.
-        part_schema: what derived parts are in.
-        derive: derive parts of people with joints.
-        check_picture: read the picture as a whole; otherwise it is only looked for.
+        split: the images' folder in it.
+        table: where to look up the image.
+        part_schema: the schema of derived parts.
+        derive: derive parts of people with a mask and keypoints.
+        check_picture: decode the whole image; otherwise only check that the file exists.
 
     Raises:
-        BadInput: the picture is missing, cannot be read, or is not as large as it should be.
+        BadInput: the image is missing or, if checked, cannot be read or has another size than its
+            annotations say.
     """
     shape, annotations = table.picture(name)
     file_name = f"{split}/{name}"
@@ -241,7 +242,7 @@ def _annotation(
     derive: bool,
     where: str,
 ) -> tuple[dict[str, Any], list[LeftOut]]:
-    """The person or crowd as a record has it, and what could not be used of it."""
+    """The record of a person or crowd, and what could not be used of it."""
     if annotation.get("iscrowd"):
         return ignore_annotation(COCO_17, shape, _body(annotation, shape, where)), []
 
@@ -278,10 +279,10 @@ def _annotation(
 
 
 def _body(annotation: Mapping[str, Any], shape: tuple[int, int], where: str) -> np.ndarray:
-    """The boolean (H, W) mask. Raises `BadInput` where there is none or no pixel in it."""
+    """The boolean (H, W) mask. Raises `BadInput` if there is none or it is empty."""
     segmentation = annotation.get("segmentation")
-    # Looked through first, because pycocotools takes a polygon of two points for a box, and reads
-    # past the end of run lengths that are too short.
+    # Validated first, because pycocotools takes a polygon of two points for a box, and reads past
+    # the end of run lengths that are too short.
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
         usable = segmentation.get("size") == list(shape) and (
@@ -302,7 +303,7 @@ def _body(annotation: Mapping[str, Any], shape: tuple[int, int], where: str) -> 
 
 
 def _box(annotation: Mapping[str, Any], shape: tuple[int, int], where: str) -> list[float]:
-    """XYWH, cut at the picture's edges. Raises `BadInput` where nothing is left."""
+    """XYWH, clipped to the image. Raises `BadInput` if nothing is left."""
     box = annotation.get("bbox")
     if _numbers(box) and len(box) == 4:
         x0, y0 = max(box[0], 0), max(box[1], 0)
@@ -313,7 +314,7 @@ def _box(annotation: Mapping[str, Any], shape: tuple[int, int], where: str) -> l
 
 
 def _joints(annotation: Mapping[str, Any], where: str) -> np.ndarray | None:
-    """(17, 3) of x, y in pixel indices and v; None where the file has no joints."""
+    """(17, 3), x, y in pixel indices and v; None if the file has no keypoints."""
     joints = annotation["keypoints"]
     if joints is None:
         return None
@@ -326,7 +327,7 @@ def _joints(annotation: Mapping[str, Any], where: str) -> np.ndarray | None:
 
 
 def _numbers(values: Any) -> bool:
-    """Whether it is a list of finite numbers, and not empty."""
+    """Whether it is a non-empty list of finite numbers."""
     return (
         isinstance(values, list)
         and len(values) > 0
@@ -345,22 +346,22 @@ def prepare_coco(
     workers: int = 1,
     limit: int | None = None,
 ) -> Summary:
-    """Write ``<root>/coco_<split>.<schema>.json``, derived: ``<root>/coco_<split>_derived...``.
+    """Write ``<root>/coco_<split>.<schema>.json``; with ``derive``, ``coco_<split>_derived...``.
 
     Args:
         root: the dataset's folder.
         split: "train2017" or "val2017".
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        derive: derive the parts of people with joints; they are marked as derived.
-        people_only: leave out pictures without people.
-        check_pictures: read every picture as a whole, so that damaged ones are left out; otherwise
-            it is only looked whether they are there.
-        workers: processes.
-        limit: take only the first so many pictures.
+        derive: derive the parts of people with a mask and keypoints, marked as derived.
+        people_only: leave out images without people.
+        check_pictures: decode every image, so that damaged ones are left out; otherwise only check
+            that the files exist.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the annotations are not there.
-        RecordError: the annotations are not COCO's, or no picture is there.
+        FileNotFoundError: the annotations are missing.
+        RecordError: the annotations are not COCO's, or no image is left.
     """
     root = Path(root)
     files = annotation_files(root, split)
@@ -395,7 +396,7 @@ def prepare_coco(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare COCO 2017's people; see datasets/README.md for its layout on disk.",
         DATASET,

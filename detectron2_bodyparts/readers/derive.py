@@ -1,16 +1,16 @@
-"""Parts from a silhouette and a skeleton: a guess, for datasets that have both and no parts.
+"""Derive parts from silhouette and skeleton: a guess, for datasets that have both but no parts.
 
-Every pixel of the body goes to the nearest bone, where a bone's distance counts in half widths of
-its limb. What the joints do not tell is not guessed:
+Every pixel of the body is assigned to the nearest bone, in units of the half width of the bone's
+limb. What the keypoints do not tell is not guessed:
 
-* a part none of whose bones has both joints labelled is unknown, not empty; so is one to which no
-  pixel falls although it should be seen;
-* as long as the skeleton has gaps, only pixels near a bone are trusted, for the others may belong
-  to what is not labelled: they are to be ignored;
-* a limb with both joints labelled as hidden (v = 1) is behind an object or behind the body itself.
-  Whether its pixels are its own cannot be told, so that they are ignored, too.
+* a part none of whose bones has both keypoints labelled is unknown, not empty; so is one that gets
+  no pixels although it should be visible;
+* if any piece of the skeleton is missing, only pixels near a bone are trusted; the others may
+  belong to what is not labelled and are to be ignored;
+* a limb with both keypoints labelled as hidden (v = 1) is behind an object or the body itself.
+  Whether the pixels there are its own is unknown, so they are ignored, too.
 
-Distances are straight. Distances inside the body, around its bays, were tried: they changed the
+Distances are Euclidean. Geodesic distances inside the silhouette were tried: they changed the
 agreement with VOC-Part's and PASCAL-Person-Part's masks by less than half a point.
 """
 
@@ -34,11 +34,11 @@ _PIECES = ("head", "torso", *(f"{side}_{limb}" for limb in LIMBS for side in SID
 _EARS = ("left_ear", "right_ear")
 _FACE = ("nose", "left_eye", "right_eye", "face")
 
-# All lengths are in trunks: from the middle of the shoulders to the middle of the hips.
+# All lengths are in trunk lengths: from the middle of the shoulders to the middle of the hips.
 #
-# How far apart joints are, after the segment lengths of Drillis and Contini (1966) as given in
-# Winter, "Biomechanics and Motor Control of Human Movement", figure 4.1; ears and eyes from the
-# breadth of the head and the distance of the pupils (0.09 and 0.036 of a person's height).
+# Distances between keypoints, after the segment lengths of Drillis and Contini (1966) as given in
+# Winter, "Biomechanics and Motor Control of Human Movement", figure 4.1; ears and eyes from head
+# breadth and pupillary distance (0.09 and 0.036 of a person's height).
 _BETWEEN_JOINTS = {
     **{(f"{side}_shoulder", f"{side}_elbow"): 0.65 for side in SIDES},
     **{(f"{side}_elbow", f"{side}_wrist"): 0.51 for side in SIDES},
@@ -50,9 +50,9 @@ _BETWEEN_JOINTS = {
 }
 _NECK_TO_HEAD = 0.45
 
-# The rest was fitted, together, to true masks: VOC-Part, PASCAL-Person-Part (with joints taken from
-# the masks) and synthetic people. Any of them a fifth larger or smaller changes the mean IoU by no
-# more than two points.
+# The rest was fitted jointly to ground-truth masks: VOC-Part, PASCAL-Person-Part (with keypoints
+# taken from the masks) and synthetic people. Changing any of them by a fifth changes the mean IoU
+# by at most two points.
 _HALF_WIDTHS = {
     "head": 0.12,
     "torso": 0.16,
@@ -61,32 +61,32 @@ _HALF_WIDTHS = {
     "upper_leg": 0.12,
     "lower_leg": 0.12,
 }
-# Distance in half widths from the torso to a pixel inside it: limbs in front of it win as far as
-# this from their bone.
+# The torso's distance at pixels inside it, in half widths: limbs in front of it win up to this
+# distance from their bone.
 _INSIDE_TORSO = 0.65
-# How far a limb goes beyond its last joint, in its own lengths: the hand and the foot.
+# How far a limb extends beyond its last keypoint, relative to its length: the hand and the foot.
 _BEYOND = {"lower_arm": 0.2, "lower_leg": 0.25}
 # From the neck (0) to the middle of the head (1): where the head's bone begins, without and with
 # the neck (so high because the torso's part of the neck follows from the widths), and the crown.
 _HEAD_BEGINS, _NECK_BEGINS, _HEAD_ENDS = 0.8, 0.67, 1.7
-_HEAD_IN_NECK_TO_TOP = 0.6  # place of the head's middle between neck (0) and head top (1)
-# Of a trunk whose hips are not labelled, as far as this is torso for sure.
+_HEAD_IN_NECK_TO_TOP = 0.6  # position of the head's middle between neck (0) and head top (1)
+# The fraction of the trunk, from the shoulders, that is certainly torso if no hip is labelled.
 _UPPER_TRUNK = 0.6
-# How far from a piece its pixels are trusted as long as joints are missing, in half widths. Next to
-# the torso there may be an arm; next to the head there is hair.
+# How far from a piece its pixels are trusted while any piece is missing or hidden, in half widths.
+# Next to the torso there may be an arm; next to the head there is hair.
 _TRUSTED_LIMB = 1.5
 _TRUSTED = {"head": 2.5, "torso": 1.0}
 
 
 @dataclass(frozen=True)
 class DerivedParts:
-    """What `derive_parts` gives.
+    """The result of `derive_parts`.
 
     Attributes:
-        parts: part -> boolean (H, W) inside the body, never empty; parts exclude one another. A
+        parts: part -> boolean (H, W) mask inside the body, never empty; parts do not overlap. A
             part that is not listed is unknown.
-        ignore: boolean (H, W), pixels of the body that may belong to any part. Empty where no part
-            is listed.
+        ignore: boolean (H, W), pixels of the body that may belong to any part. Empty if no part is
+            listed.
     """
 
     parts: dict[str, np.ndarray]
@@ -99,17 +99,17 @@ def derive_parts(
     keypoint_schema: KeypointSchema,
     part_schema: PartSchema,
 ) -> DerivedParts:
-    """Guess a person's parts from silhouette and skeleton.
+    """Derive a person's parts from silhouette and skeleton.
 
     Args:
         body: boolean (H, W).
-        joints: (K, 3) of x, y in pixel indices and v: 0 not labelled, 1 hidden, 2 visible.
-        keypoint_schema: the joints' names. COCO's, LSP's and J-HMDB's are understood.
+        joints: (K, 3), x, y in pixel indices and v: 0 not labelled, 1 hidden, 2 visible.
+        keypoint_schema: names the K keypoints. COCO's, LSP's and J-HMDB's names are understood.
         part_schema: its parts must be head, torso, and limbs: sided or not, whole or upper and
-            lower. The neck belongs to the head where limbs are in two, as in PASCAL-Person-Part.
+            lower. If limbs are divided, the neck belongs to the head, as in PASCAL-Person-Part.
 
     Raises:
-        ValueError: the schema has another part, or there are not as many joints as names.
+        ValueError: the schema has other parts, or ``joints`` does not have the shape above.
     """
     schema_pieces = _pieces_or_raise(part_schema)
     points = _labelled(joints, keypoint_schema)
@@ -133,7 +133,7 @@ def derive_parts(
     parts = {}
     for part, pieces in schema_pieces.items():
         own = trusted & np.isin(nearest, [names.index(p) for p in pieces if p in visible])
-        # Joints that are seen and no pixel contradict each other: unknown, not absent.
+        # Visible keypoints without a pixel are a contradiction: unknown, not absent.
         if own.any():
             parts[part] = np.zeros(body.shape, dtype=bool)
             parts[part][rows, columns] = own
@@ -142,8 +142,8 @@ def derive_parts(
     return DerivedParts(parts, ignore)
 
 
-# Without a silhouette, pixels within this many half widths of a bone are its part's, if all others
-# are further away than that.
+# Without a silhouette, in half widths: a pixel within _CORE of a bone belongs to its part if the
+# bones of all other parts are more than _OTHERS_AWAY away.
 _CORE, _OTHERS_AWAY = 0.5, 1.0
 
 
@@ -153,19 +153,19 @@ def derive_cores(
     part_schema: PartSchema,
     shape: tuple[int, int],
 ) -> DerivedParts:
-    """Guess where parts surely are, from a skeleton alone.
+    """Derive the certain pixels of parts from a skeleton alone.
 
-    A strip along every bone is its part's; a pixel that is near the bones of two parts, and
-    everything else in the picture, is to be ignored. It says little of shapes, and all that joints
-    tell of sides.
+    A strip along every bone belongs to its part; pixels near the bones of two parts, and the rest
+    of the image, are to be ignored. Strips tell little about shapes, but all that keypoints tell
+    about sides.
 
     Args:
         joints, keypoint_schema, part_schema: as for `derive_parts`.
-        shape: (H, W) of the picture.
+        shape: (H, W) of the image.
 
     Returns:
-        As `derive_parts`. At the pixels not ignored every part is known, those not listed to be
-        absent.
+        As `derive_parts`, but ``ignore`` covers the whole image outside the strips. At the other
+        pixels every part is known; those not listed are absent.
 
     Raises:
         ValueError: as `derive_parts`.
@@ -182,7 +182,7 @@ def derive_cores(
     }
     parts = {}
     for part, distance in of_part.items():
-        # The torso is nowhere nearer than _INSIDE_TORSO, and other parts may be in front of it.
+        # The torso's distance is at least _INSIDE_TORSO, and other parts may be in front of it.
         core = distance <= (_INSIDE_TORSO if part == "torso" else _CORE)
         for other, away in of_part.items():
             if other not in (part, "torso"):
@@ -194,10 +194,10 @@ def derive_cores(
 
 
 def pieces_of(schema: PartSchema, pieces: Iterable[str]) -> dict[str, list[str]]:
-    """Part of the schema -> those of the pieces it is the union of; an empty list where of none.
+    """Part of the schema -> the pieces whose union it is; an empty list if there are none.
 
-    Pieces are named as in bodyparts-11, and ``neck``: of the head where the schema's limbs are in
-    two, as in PASCAL-Person-Part, else of the torso.
+    Pieces are named as in bodyparts-11, plus ``neck``: part of the head if the schema divides
+    limbs, as in PASCAL-Person-Part, else of the torso.
     """
     parts: dict[str, list[str]] = {part: [] for part in schema.parts}
     for piece in pieces:
@@ -212,7 +212,7 @@ def pieces_of(schema: PartSchema, pieces: Iterable[str]) -> dict[str, list[str]]
 
 
 def pieces_of_all(schema: PartSchema, pieces: Iterable[str], reason: str) -> dict[str, list[str]]:
-    """As `pieces_of`. Raises ``ValueError``, which gives the reason, where a part is of none."""
+    """As `pieces_of`. Raises ``ValueError`` with the reason if a part has no piece."""
     found = pieces_of(schema, pieces)
     without = [part for part, of_part in found.items() if not of_part]
     if without:
@@ -225,7 +225,7 @@ def _pieces_or_raise(schema: PartSchema) -> dict[str, list[str]]:
 
 
 def _labelled(joints: np.ndarray, schema: KeypointSchema) -> dict[str, np.ndarray]:
-    """Joint -> (2,) of x, y, of those that are labelled."""
+    """Name -> (2,) x, y of the labelled keypoints."""
     if joints.shape != (len(schema), 3):
         raise ValueError(
             f"expected joints ({len(schema)}, 3) of {schema.name}, found {joints.shape}"
@@ -242,7 +242,7 @@ def _neck_is_head(schema: PartSchema) -> bool:
 
 
 def _is_hidden(piece: str, hidden: set[str]) -> bool:
-    """Whether a limb has both joints hidden. Head and torso are not: their joints are inside."""
+    """Whether both keypoints of a limb are hidden. Head and torso never are: theirs lie inside."""
     ends = LIMBS.get(unsided_name(piece))
     if ends is None:
         return False
@@ -253,15 +253,15 @@ def _is_hidden(piece: str, hidden: set[str]) -> bool:
 def _distances(
     pixels: np.ndarray, points: Mapping[str, np.ndarray], *, neck_is_head: bool
 ) -> dict[str, np.ndarray]:
-    """Distances of the pixels to the pieces whose joints are labelled.
+    """Distances of the pixels to the pieces whose keypoints are labelled.
 
     Args:
-        pixels: (P, 2) of x, y.
-        points: joint -> (2,) of x, y.
-        neck_is_head: whether the head begins at the shoulders or at the chin.
+        pixels: (P, 2), x, y.
+        points: keypoint -> (2,) x, y.
+        neck_is_head: whether the neck belongs to the head.
 
     Returns:
-        piece -> (P,) in half widths of the piece.
+        piece -> (P,), in half widths of the piece.
     """
     shoulders, hips = (_both(points, joint) for joint in ("shoulder", "hip"))
     neck = points.get("neck", np.mean(shoulders, axis=0) if len(shoulders) == 2 else None)
@@ -300,13 +300,13 @@ def _distances(
 
 
 def _both(points: Mapping[str, np.ndarray], joint: str) -> list[np.ndarray]:
-    """The right and the left joint, as far as they are labelled."""
+    """The right and the left keypoint, as far as they are labelled."""
     names = (f"{side}_{joint}" for side in SIDES)
     return [points[name] for name in names if name in points]
 
 
 def _head_middle(points: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """(2,) the middle of the head, or None where nothing of the head is labelled."""
+    """(2,) middle of the head, or None if nothing of the head is labelled."""
     # In profile one ear counts as much as nose and eye together: the middle is between them.
     groups = [[points[name] for name in names if name in points] for names in (_EARS, _FACE)]
     if any(groups):
@@ -319,7 +319,7 @@ def _head_middle(points: Mapping[str, np.ndarray]) -> np.ndarray | None:
 def _trunk_length(
     points: Mapping[str, np.ndarray], neck: np.ndarray | None, head: np.ndarray | None
 ) -> float:
-    """The trunk's length as the least foreshortened distance tells; 0 where there is none."""
+    """The trunk length according to the least foreshortened distance; 0 if there is none."""
     lengths = [
         _distance(points[a], points[b]) / share
         for (a, b), share in _BETWEEN_JOINTS.items()
@@ -338,7 +338,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def distance_to_bone(pixels: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(P,) distances in pixels from (P, 2) points to the segment from begin to end."""
+    """(P,) distances in pixels of (P, 2) points to the segment from begin to end."""
     along = (end - begin).astype(np.float32)
     offset = pixels - begin.astype(np.float32)
     squared = float(along @ along)
@@ -347,7 +347,7 @@ def distance_to_bone(pixels: np.ndarray, begin: np.ndarray, end: np.ndarray) -> 
 
 
 def _distance_to_hull(pixels: np.ndarray, corners: Sequence[np.ndarray]) -> np.ndarray:
-    """(P,) distances in pixels from (P, 2) points to the corners' convex hull; 0 inside it."""
+    """(P,) distances in pixels of (P, 2) points to the corners' convex hull; 0 inside it."""
     hull = cv2.convexHull(np.array(corners, dtype=np.float32))[:, 0]
     following = np.roll(hull, -1, axis=0)
     edges = [distance_to_bone(pixels, a, b) for a, b in zip(hull, following, strict=True)]

@@ -1,15 +1,15 @@
-"""Drawing people from a seed, with exact parts and joints.
+"""Render synthetic people from a seed, with exact parts and keypoints.
 
-A person is a jointed skeleton in three dimensions with a pose, a heading and clothes, drawn limb by
-limb from far to near; what is labelled is what is seen. Front and back views can be told apart by
-face, hair, neckline and shirt front, so that left and right can be learnt.
+A person is a 3D skeleton with a pose, a heading and clothes, drawn limb by limb from far to near;
+exactly the visible pixels are labelled. Front and back views differ in face, hair, neckline and
+shirt front, so that left and right can be learnt.
 
     >>> from detectron2_bodyparts.readers.figures import render
     >>> render(0).image.shape
     (240, 320, 3)
 
-Three frames are used. Body: x to the person's left, y down, z forward, origin between the hips,
-unit the person's height. View: x to the right, y down, z towards the viewer. Picture: pixel
+Three coordinate frames are used. Body: x to the person's left, y down, z forward, origin between
+the hips, unit the person's height. View: x to the right, y down, z towards the viewer. Image: pixel
 indices (the centre of the first pixel is 0).
 """
 
@@ -30,16 +30,16 @@ FINE_PARTS = ("head", "neck", "torso", *(f"{side}_{limb}" for limb in _LIMBS for
 
 _OCCLUDER = len(FINE_PARTS) + 1  # in a layer, after the parts' numbers
 
-# Whoever would show less is not drawn, so that every person in a picture is labelled.
+# People of whom less is visible are not drawn, so that every person in an image is labelled.
 MIN_VISIBLE_PIXELS = 40
-MIN_VISIBLE_SHARE = 0.25  # of the body inside the picture
+MIN_VISIBLE_SHARE = 0.25  # of the body inside the image
 MIN_VISIBLE_TRUNK_SHARE = 0.35  # of head and torso, which tell front from back
 _PLACING_TRIES = 6
-# As in photographs, most people face the camera. With halves a network from scratch is long at a
-# loss for sides: place in the picture says nothing of them until front and back are told apart.
+# As in photographs, most people face the camera. At one half, a network trained from scratch takes
+# long to learn sides: position says nothing about them until it can tell front from back.
 _FRONT_SHARE = 0.65
 
-# Shares of the person's height, after the segment lengths of Drillis and Contini (1966) as given
+# Fractions of the person's height, after the segment lengths of Drillis and Contini (1966) as given
 # in Winter, "Biomechanics and Motor Control of Human Movement", figure 4.1; shoulders and hips are
 # narrower than there by the radius of the limbs drawn around them.
 _TORSO, _NECK, _SHOULDER, _HIP = 0.288, 0.052, 0.105, 0.065
@@ -47,7 +47,7 @@ _UPPER_ARM, _FOREARM, _HAND = 0.186, 0.146, 0.06
 _THIGH, _SHIN, _FOOT = 0.245, 0.246, 0.1
 _HEAD = np.array([0.06, 0.075, 0.066])  # half axes
 
-# Places on the head in its half axes.
+# Positions on the head, in its half axes.
 _HEAD_JOINTS = {
     "nose": (0.0, 0.15, 1.0),
     "left_eye": (0.38, -0.1, 0.9),
@@ -55,9 +55,9 @@ _HEAD_JOINTS = {
     "left_ear": (1.02, 0.05, 0.0),
     "right_ear": (-1.02, 0.05, 0.0),
 }
-_HIDDEN_DEPTH = -0.4  # a joint of the head further back than this (half axes) is hidden by it
+_HIDDEN_DEPTH = -0.4  # the head hides keypoints of its own further back than this (half axes)
 
-# The parts whose pixels show a joint: those that meet there.
+# The parts whose pixels show a keypoint: those that meet there.
 _SHOWN_BY = {
     "shoulder": ("torso", "upper_arm"),
     "elbow": ("upper_arm", "lower_arm"),
@@ -68,7 +68,7 @@ _SHOWN_BY = {
 }
 
 # Angles in degrees. Swing is forward, spread is away from the body; elbow and knee are relative to
-# the limb before; stride swings the two sides against each other.
+# the preceding limb; stride swings the two sides in opposite directions.
 _STANDING: dict[str, tuple[float, float]] = {
     "lean": (-4, 8),
     "stride": (0, 0),
@@ -98,13 +98,13 @@ _HAIRS = ((25, 22, 20), (35, 50, 75), (50, 80, 130), (95, 165, 215), (40, 70, 16
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What is drawn.
+    """What is rendered.
 
     Args:
-        image_size: (H, W) of the pictures.
-        people: fewest and most people that are placed in a picture; who finds no place where
-            enough is seen of everyone is left out.
-        heights: smallest and largest height of a standing person, as a share of H.
+        image_size: (H, W) of the images.
+        people: minimum and maximum number of people to place in an image; those for whom no
+            position is found that leaves enough of everyone visible are left out.
+        heights: minimum and maximum height of a standing person, as a fraction of H.
     """
 
     image_size: tuple[int, int] = (240, 320)
@@ -114,15 +114,15 @@ class SyntheticConfig:
 
 @dataclass
 class SyntheticPerson:
-    """A drawn person.
+    """A rendered person.
 
     Attributes:
         body: boolean (H, W), the visible pixels.
-        parts: every name of ``FINE_PARTS`` -> boolean (H, W), the visible pixels; they exclude one
-            another and their union is the body. Hands are lower arms, feet lower legs.
-        keypoints: (17, 3) of x, y in pixel indices and v, in COCO-17's order. v: 2 visible,
-            1 hidden, 0 outside the picture (x and y are 0 then).
-        facing: which side of the trunk is seen.
+        parts: every name of ``FINE_PARTS`` -> boolean (H, W), the visible pixels; they do not
+            overlap and their union is the body. Hands are lower arms, feet lower legs.
+        keypoints: (17, 3), x, y in pixel indices and v, in COCO-17's order. v: 2 visible, 1 hidden,
+            0 outside the image (then x and y are 0).
+        facing: which side of the trunk is visible.
     """
 
     body: np.ndarray
@@ -133,14 +133,14 @@ class SyntheticPerson:
 
 @dataclass
 class SyntheticPicture:
-    """A picture: ``image`` is BGR uint8 (H, W, 3), ``people`` are listed from far to near."""
+    """A rendered image: ``image`` is (H, W, 3) BGR uint8, ``people`` are ordered far to near."""
 
     image: np.ndarray
     people: list[SyntheticPerson]
 
 
 def render(seed: int, config: SyntheticConfig = SyntheticConfig()) -> SyntheticPicture:  # noqa: B008
-    """Draw a picture.
+    """Render an image.
 
     The same seed and config give the same arrays, with the same versions of NumPy and OpenCV.
     """
@@ -166,10 +166,10 @@ def _number(part: str) -> int:
 
 @dataclass
 class _Shape:
-    """A shape and its surroundings, as (h, w) arrays over ``window`` of the picture.
+    """A shape and its surroundings, as (h, w) arrays over ``window`` of the image.
 
-    ``along`` and ``across`` are pixels down its axis and to the right of it, ``bulge`` is across
-    as a share of the half width, -1..1, and ``distance`` that to the outline, negative inside.
+    ``along`` and ``across``: pixels down its axis and to the right of it; ``bulge``: ``across``
+    relative to the half width, -1..1; ``distance``: to the outline in pixels, negative inside.
     """
 
     window: tuple[slice, slice]
@@ -180,7 +180,7 @@ class _Shape:
 
 
 class _Layer:
-    """A sheet to draw on: ``color`` (H, W, 4) is BGR 0..255 times alpha, and alpha; ``part``
+    """A canvas: ``color`` (H, W, 4) is BGR 0..255 premultiplied by alpha, and alpha; ``part``
     (H, W) is 0 where nothing is drawn, else 1 + the index in ``FINE_PARTS``, or ``_OCCLUDER``."""
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -221,14 +221,14 @@ class _Layer:
         return _Shape(window, along, across, np.clip(across / radius, -1, 1), distance)
 
     def hull(self, points: np.ndarray, rounding: float, direction: np.ndarray) -> _Shape:
-        """The convex hull of (n, 2) points, wider by ``rounding`` pixels and with round corners."""
+        """The convex hull of (n, 2) points, grown by ``rounding`` pixels, with round corners."""
         window, along, across = self._axis(points, rounding, direction)
         down = _unit(direction)
         local = (points - points[0]) @ np.stack([down, (down[1], -down[0])], axis=1)
         corners = cv2.convexHull(local.astype(np.float32))[:, 0]
         edges = np.roll(corners, -1, axis=0) - corners
         edges /= np.linalg.norm(edges, axis=1, keepdims=True) + 1e-6
-        # A soft maximum over the edges' distances rounds the corners.
+        # A soft maximum over the distances to the edges rounds the corners.
         softness = max(rounding, 1.0) / 3
         total = np.zeros_like(along)
         for corner, edge in zip(corners.tolist(), edges.tolist(), strict=True):
@@ -239,14 +239,14 @@ class _Layer:
         return _Shape(window, along, across, np.clip(across / half, -1, 1), distance)
 
     def ellipse(self, center: np.ndarray, down: np.ndarray, wide: float, long: float) -> _Shape:
-        """An ellipse of two half axes, of which the long one is along ``down`` (x, y)."""
+        """An ellipse with half axes ``wide`` and ``long``, the latter along ``down`` (x, y)."""
         window, along, across = self._axis(center[None], max(wide, long), down)
         distance = (np.hypot(along / long, across / wide) - 1) * min(wide, long)
         return _Shape(window, along, across, np.clip(across / wide, -1, 1), distance)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    """The vector (2,) at length 1; straight down where it has no length."""
+    """The (2,) vector scaled to length 1; (0, 1), straight down, if it has no length."""
     length = np.hypot(*vector)
     return vector / length if length > 1e-6 else np.array([0.0, 1.0])
 
@@ -256,7 +256,7 @@ def _random_color(rng: np.random.Generator, saturation: float) -> np.ndarray:
 
 
 def _random_cloth(rng: np.random.Generator) -> np.ndarray:
-    """A tile (32, 32, 3) of two colours; the first pixel has the main one."""
+    """A (32, 32, 3) tile in two colours; its first pixel serves as the main colour."""
     first, second = _random_color(rng, 50), _random_color(rng, 50)
     rows, columns = np.mgrid[:32, :32]
     half = int(rng.choice([2, 4, 8]))
@@ -273,13 +273,13 @@ def _random_cloth(rng: np.random.Generator) -> np.ndarray:
 
 
 def _weave(cloth: np.ndarray, shape: _Shape, height: float) -> np.ndarray:
-    """A tile (n, m, 3) repeated over a shape, 128 of its pixels to the person's height."""
+    """An (n, m, 3) tile repeated over a shape, 128 of its pixels per ``height``."""
     rows, columns = (np.floor(v * (128 / height)).astype(int) for v in (shape.along, shape.across))
     return cloth[rows % cloth.shape[0], columns % cloth.shape[1]]
 
 
 def _rotation(axis: int, degrees: float) -> np.ndarray:
-    """(3, 3): the right-handed rotation about an axis."""
+    """The (3, 3) matrix of a right-handed rotation about an axis."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(3)
     matrix[i, i] = matrix[j, j] = np.cos(np.radians(degrees))
@@ -289,13 +289,13 @@ def _rotation(axis: int, degrees: float) -> np.ndarray:
 
 
 def _limb_direction(sign: float, swing: float, spread: float) -> np.ndarray:
-    """A limb's unit vector (3,) in the body's frame; it hangs at 0, 0. Angles in degrees."""
+    """A limb's (3,) unit vector in the body frame; at 0, 0 it hangs down. Angles in degrees."""
     a, b = np.radians((swing, spread))
     return np.array([sign * np.sin(b), np.cos(a) * np.cos(b), np.sin(a) * np.cos(b)])
 
 
 def _random_skeleton(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A pose: joints and other named points in the body's frame, and the head's rotation (3, 3)."""
+    """A pose: keypoints and other named points in the body frame; the head's (3, 3) rotation."""
     ranges = {**_STANDING, **_POSES[rng.integers(len(_POSES))]}
     lean = _rotation(0, -rng.uniform(*ranges["lean"])) @ _rotation(2, rng.normal(0, 4))
     stride = rng.uniform(*ranges["stride"]) * rng.choice([-1, 1])
@@ -328,11 +328,11 @@ def _random_skeleton(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], n
 
 
 class _PersonLayer(_Layer):
-    """One person on a sheet of its own.
+    """One person on a layer of their own.
 
     Args:
-        rng: decides pose, heading, looks and place.
-        size: (H, W) of the picture.
+        rng: determines pose, heading, appearance and position.
+        size: (H, W) of the image.
         height: pixels from sole to crown when standing straight.
     """
 
@@ -345,7 +345,7 @@ class _PersonLayer(_Layer):
         tilt = _rotation(2, rng.normal(0, 6)) @ _rotation(0, -rng.uniform(4, 16))
         points, head = _random_skeleton(rng)
         self._head_view = tilt @ self._heading @ head
-        # Depth before the camera's tilt, which would put all legs behind all arms.
+        # Depth without the camera's tilt, which would put all legs behind all arms.
         self._depth = {name: float(self._heading[2] @ p) for name, p in points.items()}
         flat = {name: (tilt @ self._heading @ p)[:2] * height for name, p in points.items()}
         offset = self._random_place(rng, np.array(list(flat.values())))
@@ -353,7 +353,7 @@ class _PersonLayer(_Layer):
         self._draw(rng)
 
     def seen_through(self, visible: np.ndarray) -> SyntheticPerson:
-        """The person of whom the pixels ``visible``, boolean (H, W), are not hidden by others."""
+        """The person as labelled; ``visible``: boolean (H, W), the pixels not hidden by others."""
         parts = {name: visible & (self.part == _number(name)) for name in FINE_PARTS}
         keypoints = np.zeros((len(COCO_17), 3))
         for row, joint in zip(keypoints, COCO_17.keypoints, strict=True):
@@ -371,8 +371,8 @@ class _PersonLayer(_Layer):
         return SyntheticPerson(visible, parts, keypoints, self.facing)
 
     def _random_place(self, rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
-        """(x, y) to add to the person's (n, 2) points. The nearer, the lower; now and then the
-        border cuts off the legs or a side, never the head."""
+        """(x, y) offset of the person's (n, 2) points. The nearer, the lower; sometimes the image
+        border cuts off the legs or a side, never the top of the head."""
         rows, columns = self.part.shape
         (_, top), (_, bottom) = points.min(axis=0), points.max(axis=0)
         lowest = 0.6 * rows + 0.38 * self.height + rng.uniform(-0.1, 0.02) * rows
@@ -383,7 +383,7 @@ class _PersonLayer(_Layer):
 
     def _draw(self, rng: np.random.Generator) -> None:
         skin = np.array([[_SKINS[rng.integers(len(_SKINS))]]]) * rng.uniform(0.92, 1.06)
-        # Hair like the skin would make a face look like the back of a head.
+        # With hair of the skin's colour a face would look like the back of a head.
         hairs = [h for h in _HAIRS if np.abs(skin - h).max() > 70]
         hair = np.array([[hairs[rng.integers(len(hairs))]]], dtype=float)
         shirt, trousers = _random_cloth(rng), _random_cloth(rng)
@@ -431,7 +431,7 @@ class _PersonLayer(_Layer):
             stroke()
 
     def _draw_head(self, skin: np.ndarray, hair: np.ndarray) -> None:
-        """An ellipsoid, each pixel coloured by the place on the head that it shows."""
+        """An ellipsoid, each pixel coloured by the point of the head that it shows."""
         down = self._head_view[:2, 1]
         wide, long = _HEAD[:2] * self.height
         shape = self.ellipse(self._xy["head"], down, wide, long)
@@ -465,7 +465,7 @@ class _PersonLayer(_Layer):
         rounding = 0.034 * build * self.height
         shape = self.hull(np.stack([top, *shoulders, *hips, *collar]), rounding, bottom - top)
 
-        # Each pixel's place around the trunk, a cylinder of radius 1, and down it from the neck.
+        # Each pixel's position around the trunk, a cylinder of radius 1, and down it from the neck.
         view = np.stack([shape.bulge, np.sqrt(1 - shape.bulge**2)], axis=-1)
         x, z = np.moveaxis(view @ self._heading[::2, ::2], -1, 0)
         x, front = np.abs(x), z > 0
@@ -493,7 +493,7 @@ class _PersonLayer(_Layer):
 
 
 def _place_people(rng: np.random.Generator, config: SyntheticConfig) -> list[_Layer]:
-    """People from far to near, and what stands between them and the viewer."""
+    """People from far to near, with occluders behind, between or in front of them."""
     size = config.image_size
     people: list[_PersonLayer] = []
     for _ in range(rng.integers(config.people[0], config.people[1] + 1)):
@@ -513,7 +513,7 @@ def _place_people(rng: np.random.Generator, config: SyntheticConfig) -> list[_La
 
 
 def _all_visible(layers: Sequence[_Layer]) -> bool:
-    """Whether the layers before it leave enough of every person to see."""
+    """Whether enough of every person is visible behind the nearer layers."""
     free = np.ones_like(layers[0].part, dtype=bool)
     for layer in reversed(layers):
         if isinstance(layer, _PersonLayer):
@@ -548,7 +548,7 @@ def _draw_occluder(rng: np.random.Generator, size: tuple[int, int]) -> _Layer:
 
 
 def _draw_background(rng: np.random.Generator, size: tuple[int, int]) -> _Layer:
-    """A wall and a floor, things, and limbs that belong to nobody."""
+    """A wall and a floor, objects, and limbs that belong to nobody."""
     rows, columns = size
     layer = _Layer(size)
     layer.color[..., 3] = 1
@@ -581,7 +581,7 @@ def _draw_background(rng: np.random.Generator, size: tuple[int, int]) -> _Layer:
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Light, blur, noise and compression: float BGR (H, W, 3) -> uint8."""
+    """Apply lighting, blur, noise and JPEG compression: float BGR (H, W, 3) -> uint8."""
     side = rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, image.shape[1])[:, None]
     light = (1 + side) * rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3)
     image = cv2.GaussianBlur(image * light.astype(np.float32), (0, 0), rng.uniform(0.3, 0.8))

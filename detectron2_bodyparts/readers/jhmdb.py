@@ -1,27 +1,26 @@
-"""J-HMDB: short clips of one annotated person each, with the body, ten parts and 15 joints.
+"""J-HMDB: short clips of one annotated person each, with the body, ten parts and 15 keypoints.
 
-The dataset's folder holds, for every ``<action>/<clip>``,
+The dataset's folder contains, for every ``<action>/<clip>``,
 
 * ``Rename_Images/<action>/<clip>/00001.png``, ...: the frames; or
-  ``ReCompress_Videos/<action>/<clip>.avi``, from which the frames taken are written to
-  ``frames/<action>/<clip>/00001.jpg``, ..., because Detectron2 opens pictures by their path;
-* ``puppet_mask/<action>/<clip>/puppet_mask.mat``: the body of every frame;
-* ``puppet_flow_com/<action>/<clip>/puppet_flow.mat``: the parts, of every frame or of every frame
+  ``ReCompress_Videos/<action>/<clip>.avi``, from which the frames used are written to
+  ``frames/<action>/<clip>/00001.jpg``, ..., because Detectron2 opens images by path;
+* ``puppet_mask/<action>/<clip>/puppet_mask.mat``: the body in every frame;
+* ``puppet_flow_com/<action>/<clip>/puppet_flow.mat``: the parts in every frame, or in every frame
   but the last;
-* ``joint_positions/<action>/<clip>/joint_positions.mat``: the joints of every frame;
+* ``joint_positions/<action>/<clip>/joint_positions.mat``: the keypoints in every frame;
 
-and ``splits/<action>_test_split{1,2,3}.txt``. Split n makes the splits ``train<n>`` and
-``test<n>``.
+and ``splits/<action>_test_split{1,2,3}.txt``. Split n consists of ``train<n>`` and ``test<n>``.
 
-What is known: the body; all parts wherever there are labels of parts. Hands and feet have no label,
-so the body's pixels that belong to no part are ignored: they may be arm or leg. Where a frame has
-no labels of parts, parts are unknown; a clip without a file of parts or joints is named in the
-summary. One person is annotated, others may be in the picture: pictures are not exhaustive.
+What is known: the body, and all parts in frames with part labels. Hands and feet are unlabelled, so
+body pixels that belong to no part are ignored: they may be arm or leg. In frames without part
+labels parts are unknown; clips without a file of parts or keypoints are named in the summary. One
+person is annotated, others may be in the image: images are not exhaustive.
 
-Cleaning, each step a function of its own that can be switched off:
+Cleaning: each step is a function of its own and can be switched off:
 
-* `shift_joints`: joints are 1-based, as MATLAB has it;
-* `drop_outside_joints`: joints outside the frame are guesses that carry no flag.
+* `shift_joints`: keypoints are 1-based, as in MATLAB;
+* `drop_outside_joints`: keypoints outside the frame are guesses without a flag.
 """
 
 from __future__ import annotations
@@ -56,13 +55,13 @@ from .prepare import (
 )
 
 DATASET = "jhmdb"
-SUB_DATASET = "sub_jhmdb"  # of records made from a list of clips
-FRAMES = "frames"  # where the frames taken from videos are written
+SUB_DATASET = "sub_jhmdb"  # the name of records of a list of clips
+FRAMES = "frames"  # where frames from videos are written
 SPLITS = tuple(f"{half}{number}" for number in (1, 2, 3) for half in ("train", "test"))
 
 # Schema -> the channel of label 1, 2, ..., 10: torso, head, upper arms, upper legs, lower arms,
-# lower legs, of every pair the right one first. The numbers are those that a program reading the
-# files gives them, unverified; of the joints the sides were seen to be the person's own.
+# lower legs, right before left. The numbers are taken from a program that reads the files and are
+# unverified; the sides of the keypoints were checked to be the person's own.
 _CHANNELS: dict[str, tuple[str, ...]] = {
     "bodyparts-7": (
         *("torso", "head"),
@@ -85,15 +84,15 @@ _LABELS = 10
 def read_split(
     root: str | os.PathLike, split: str, clips: Iterable[str] | None = None
 ) -> list[str]:
-    """``<action>/<clip>`` of a split, in the order of its files.
+    """The clips of a split, as ``<action>/<clip>``, in the order of its files.
 
     Args:
         root: the dataset's folder.
         split: one of ``SPLITS``.
-        clips: take only the clips of these names.
+        clips: use only the clips with these names.
 
     Raises:
-        FileNotFoundError: the split's files are not there.
+        FileNotFoundError: the split's files are missing.
         RecordError: they are not lists of clips, or lack one of ``clips``.
         ValueError: there is no such split.
     """
@@ -117,7 +116,7 @@ def read_split(
                 raise RecordError(f"{path}: expected lines '<clip>.avi 1|2', found {line!r}")
             clip, flag = match.groups()
             missing.discard(clip)
-            # 1 is training, 2 is testing; HMDB's own lists also know 0, neither.
+            # 1 is training, 2 is testing; HMDB's own lists also have 0, neither.
             if flag == {"train": "1", "test": "2"}[half] and (wanted is None or clip in wanted):
                 chosen.append(f"{path.name.removesuffix(ending)}/{clip}")
     if missing:
@@ -129,9 +128,9 @@ def read_split(
 
 
 def read_clip_list(path: str | os.PathLike) -> list[str]:
-    """The names of clips in a file with one a line.
+    """The clip names in a file, one per line.
 
-    An action before the name (``catch/``) and ``.avi`` or a flag after it are not looked at.
+    An action before the name (``catch/``) and ``.avi`` or a flag after it are skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -149,19 +148,19 @@ def read_clip(
     shift: bool = True,
     drop_outside: bool = True,
 ) -> Shard:
-    """The frames of a clip and the one person in them; frames that cannot be read are left out.
+    """Read the frames of a clip and the person in them; frames that cannot be read are left out.
 
     Args:
         clip: ``<action>/<clip>``.
-        root: the dataset's folder; frames taken from a video are written to ``frames/`` in it.
+        root: the dataset's folder; frames from a video are written to ``frames/`` in it.
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        every: one frame of so many is taken, beginning with the first.
+        every: take one frame in this many, starting with the first.
         shift: apply `shift_joints`.
         drop_outside: apply `drop_outside_joints`.
 
     Raises:
-        BadInput: a .mat file or the video cannot be read, or their lengths or sizes do not fit one
-            another.
+        BadInput: a .mat file or the video cannot be read, or the lengths or sizes of the .mat files
+            do not match.
     """
     root = Path(root)
     mask_file = root / "puppet_mask" / clip / "puppet_mask.mat"
@@ -215,7 +214,7 @@ def _person(
 
 
 def _read_masks(path: Path) -> np.ndarray:
-    """(H, W, T), more than 0 where the person is."""
+    """(H, W, T), positive on the person."""
     masks = _read_variable(path, "part_mask")
     if masks.ndim != 3:
         raise BadInput(path, "masks of shape (H, W, T)", f"{masks.shape}")
@@ -223,7 +222,7 @@ def _read_masks(path: Path) -> np.ndarray:
 
 
 def _read_labels(path: Path, shape: tuple[int, int, int], shard: Shard) -> np.ndarray:
-    """(H, W, T'), 0 to 10; T' is 0 where there is no file, else T or T - 1."""
+    """(H, W, T'), 0 to 10; T' is 0 if there is no file, else T or T - 1."""
     height, width, length = shape
     if not path.is_file():
         shard.left_out.append(LeftOut(str(path), "no file: the clip's parts are unknown"))
@@ -238,7 +237,7 @@ def _read_labels(path: Path, shape: tuple[int, int, int], shard: Shard) -> np.nd
 
 
 def _read_joints(path: Path, length: int, shard: Shard) -> np.ndarray:
-    """(T, 15, 3) of x, y, v as they are in the file; v is 0 where there is none, else 2."""
+    """(T, 15, 3), x and y as in the file, and v: 0 if there is no finite position, else 2."""
     if not path.is_file():
         shard.left_out.append(LeftOut(str(path), "no file: the clip's joints are unknown"))
         return np.zeros((length, len(JHMDB_15), 3))
@@ -252,14 +251,14 @@ def _read_joints(path: Path, length: int, shard: Shard) -> np.ndarray:
 
 
 def _read_variable(path: Path, name: str) -> np.ndarray:
-    """A numeric array, without the rest of the file: optical flow is large."""
+    """Read one numeric array, without the rest of the file: optical flow is large."""
     expected = "a readable .mat file of MATLAB 5"
     if not path.is_file():
         raise BadInput(path, expected, "no file")
     try:
         content = scipy.io.loadmat(path, variable_names=[name])
     except Exception as e:
-        # Whatever the damaged bytes lead scipy to: zlib.error, TypeError, MatReadError, ...
+        # Whatever scipy raises on damaged bytes: zlib.error, TypeError, MatReadError, ...
         raise BadInput(path, expected, f"{type(e).__name__}: {e}") from e
     array = content.get(name)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not array.size:
@@ -288,7 +287,7 @@ def _take_frames(
 def _write_frames(
     root: Path, clip: str, indices: range, shard: Shard
 ) -> list[tuple[int, str, tuple[int, int]]]:
-    """As `_take_frames`, from the clip's video."""
+    """As `_take_frames`, but from the clip's video."""
     path = root / "ReCompress_Videos" / f"{clip}.avi"
     if not path.is_file():
         folder = root / "Rename_Images" / clip
@@ -297,7 +296,7 @@ def _write_frames(
     if not video.isOpened():
         raise BadInput(path, "a video", "a file that cannot be decoded")
     frames = []
-    # Read frame by frame: the length in its header is not to be relied on, nor is seeking.
+    # Read frame by frame: neither the length in the header nor seeking is reliable.
     for i in range(indices[-1] + 1):
         if not video.grab():
             break
@@ -330,19 +329,19 @@ def prepare_jhmdb(
     """Write ``<root>/jhmdb_<split>.<schema>.json``, or ``sub_jhmdb_...`` from a list of clips.
 
     Args:
-        root: the dataset's folder; frames taken from videos are written to ``frames/`` in it.
+        root: the dataset's folder; frames from videos are written to ``frames/`` in it.
         split: one of ``SPLITS``: "train1", "test1", ...
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        clips: take only the clips of these names, e.g. sub-JHMDB's.
-        every: one frame of so many is taken.
+        clips: use only the clips with these names, e.g. sub-JHMDB's.
+        every: take one frame in this many.
         shift, drop_outside: cleaning, see `read_clip`.
-        workers: processes.
-        limit: take only the first so many clips.
+        workers: number of processes.
+        limit: use only the first ``limit`` clips.
 
     Raises:
-        FileNotFoundError: the split's files are not there.
-        RecordError: they cannot be read, lack one of ``clips``, or no clip could be read.
-        ValueError: there is no such split, or it is not known how labels make up the schema.
+        FileNotFoundError: the split's files are missing.
+        RecordError: they are not lists of clips, lack one of ``clips``, or no clip could be read.
+        ValueError: there is no such split, or the labels have no mapping to the schema.
     """
     if part_schema.name not in _CHANNELS:
         raise ValueError(f"J-HMDB is read as one of {sorted(_CHANNELS)}, not {part_schema.name}")
@@ -372,7 +371,7 @@ def prepare_jhmdb(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare J-HMDB; see datasets/README.md for its layout on disk.", DATASET, _CHANNELS
     )

@@ -1,4 +1,4 @@
-"""Cleaning of joints that come from MATLAB files, and the commands' switches for it."""
+"""Cleaning of keypoints from MATLAB files, and the commands' options for it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 def shift_joints(joints: np.ndarray) -> np.ndarray:
-    """(..., 3) joints of x, y, v from MATLAB's 1-based coordinates to pixel indices: minus 1."""
+    """Convert (..., 3) keypoints x, y, v from MATLAB's 1-based coordinates to pixel indices."""
     return joints - (1, 1, 0)
 
 
 def drop_outside_joints(joints: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(..., 3) joints in pixel indices; those outside the picture become not labelled (v = 0).
+    """Mark those of (..., 3) keypoints, in pixel indices, outside the image as unlabelled (v = 0).
 
-    The picture reaches half a pixel beyond the centres of its outermost pixels.
+    The image extends half a pixel beyond the centres of its outermost pixels.
     """
     x, y, v = np.moveaxis(joints, -1, 0)
     inside = (x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)
@@ -23,7 +23,7 @@ def drop_outside_joints(joints: np.ndarray, height: int, width: int) -> np.ndarr
 
 
 def add_joint_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--no-shift-joints`` and ``--no-drop-outside-joints``."""
+    """Add ``--no-shift-joints`` and ``--no-drop-outside-joints``."""
     parser.add_argument(
         "--shift-joints",
         action=argparse.BooleanOptionalAction,

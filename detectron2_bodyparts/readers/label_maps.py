@@ -1,18 +1,18 @@
-"""Folders of label maps, in which CIHP, MHP and PASCAL-Person-Part give people and their parts.
+"""Folders of label maps: people and their parts as in CIHP, MHP and PASCAL-Person-Part.
 
-For the parsing metrics only: what is read here is `metrics.instances.TruePicture` and
-`FoundPerson`, not records, because the parts are clothes more often than limbs.
+For the parsing metrics only: the readers return `metrics.instances.TruePicture` and `FoundPerson`,
+not records, because the classes are garments more often than body parts.
 
-* A pair of PNGs a picture, one of classes and one of people (0 = nobody): CIHP's
+* Two PNGs per image, one of classes and one of people (0 = nobody): CIHP's
   ``Category_ids/<image>.png`` and ``Human_ids/<image>.png``, PASCAL-Person-Part in the same layout,
   MHP's submissions ``global_seg`` and ``global_tag``. `read_truth`, `read_people`.
-* A PNG a person: MHP v2's ``parsing_annos/<image>_<count>_<number>.png``, the classes in the red
-  channel (as its own evaluation reads it). `read_person_maps`.
+* One PNG per person: MHP v2's ``parsing_annos/<image>_<count>_<number>.png``, the classes in the
+  red channel (as its own evaluation reads it). `read_person_maps`.
 
-A PNG is grey of 8 or 16 bits, a palette (its indices count, not its colours), or RGB (its red
-channel counts). Class 255, and person 255 of an 8-bit PNG, are pixels to ignore.
+A PNG is grey with 8 or 16 bits, has a palette (the indices count, not the colours), or is RGB (the
+red channel counts). Class 255, and person 255 of an 8-bit PNG, are pixels to ignore.
 
-Where there are predictions as truth::
+To evaluate predictions in the same layout as the ground truth::
 
     for image_id in image_ids(root / "Human_ids"):
         picture = read_truth(root, image_id, len(CIHP_CLASSES))
@@ -37,7 +37,7 @@ from ..people import Crop
 from ..schema import PASCAL_PERSON_PART
 from .prepare import BadInput
 
-# Class c of a label map is the c-th name here, counted from 1; 0 is the background.
+# Class c of a label map is the c-th name here, from 1; 0 is the background.
 PASCAL_PERSON_PART_CLASSES = PASCAL_PERSON_PART.parts
 CIHP_CLASSES = (
     "hat",
@@ -127,7 +127,7 @@ _GREY, _PALETTE = 0, 3  # PNG's colour types
 
 
 def image_ids(folder: str | os.PathLike) -> list[str]:
-    """The names of a folder's PNGs, without ``.png``, sorted.
+    """The sorted names of the PNGs in a folder, without ``.png``.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -139,7 +139,7 @@ def image_ids(folder: str | os.PathLike) -> list[str]:
 
 
 def person_maps(folder: str | os.PathLike) -> dict[str, list[Path]]:
-    """The images of a folder of one PNG a person, sorted, and their PNGs, for `read_person_maps`.
+    """The images of a folder with one PNG per person, sorted -> PNGs, for `read_person_maps`.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -158,15 +158,15 @@ def read_truth(
     category_folder: str = "Category_ids",
     human_folder: str = "Human_ids",
 ) -> TruePicture:
-    """A picture's label maps as truth.
+    """Read an image's label maps as ground truth.
 
-    Labelled pixels that are nobody's count for mIoU, as published, and are in nobody's parts.
+    Labelled pixels that belong to nobody count for mIoU, as published, but are in nobody's parts.
 
     Args:
-        root: where the two folders are.
-        image_id: the files' name without ``.png``.
+        root: the folder of the two folders.
+        image_id: the name of the files without ``.png``.
         num_classes: K, without background.
-        category_folder, human_folder: the classes' and the people's.
+        category_folder, human_folder: the folders of the classes and of the people.
 
     Raises:
         BadInput: a PNG is missing or cannot be read, their sizes differ, or a class is above K.
@@ -194,11 +194,11 @@ def read_people(
     category_folder: str = "Category_ids",
     human_folder: str = "Human_ids",
 ) -> list[FoundPerson]:
-    """A picture's label maps as predictions, in the order of the people's numbers.
+    """Read an image's label maps as predictions, in the order of the people's numbers.
 
     Args:
         root, image_id, num_classes, category_folder, human_folder: as for `read_truth`.
-        scores: a person's number in the PNG -> score; see `read_scores`, `read_mhp_scores`.
+        scores: number of a person in the PNG -> score; see `read_scores`, `read_mhp_scores`.
 
     Raises:
         BadInput: as `read_truth`, or a person has no score.
@@ -216,15 +216,15 @@ def read_people(
 
 
 def read_person_maps(image_id: str, paths: Iterable[Path], num_classes: int) -> TruePicture:
-    """A picture's people from one PNG each; those without a pixel are left out, as published.
+    """Read an image's people from one PNG each; those without pixels are left out, as published.
 
     Args:
-        image_id: the picture's.
-        paths: its PNGs, as `person_maps` gives them.
+        image_id: the image's.
+        paths: its PNGs, as returned by `person_maps`.
         num_classes: K.
 
     Raises:
-        BadInput: one cannot be read, their sizes differ, or a class is above K.
+        BadInput: a PNG cannot be read, their sizes differ, or a class is above K.
     """
     people, shape = [], None
     for path in paths:
@@ -242,7 +242,7 @@ def read_person_maps(image_id: str, paths: Iterable[Path], num_classes: int) -> 
 
 
 def read_scores(path: str | os.PathLike) -> dict[int, float]:
-    """The people's scores from a text: line n is of person n, and its last number is the score.
+    """Read people's scores from a text file: person n's is the last word of non-empty line n.
 
     Raises:
         BadInput: the file is missing, or a line does not end in a number.
@@ -251,10 +251,10 @@ def read_scores(path: str | os.PathLike) -> dict[int, float]:
 
 
 def read_mhp_scores(path: str | os.PathLike) -> dict[str, dict[int, float]]:
-    """All scores of an MHP submission: lines of an image's name and pairs of person and score.
+    """Read the scores of an MHP submission: lines of an image name and pairs of person and score.
 
     Raises:
-        BadInput: the file is missing, or a line is not of that kind.
+        BadInput: the file is missing, or a line has another form.
     """
     scores = {}
     for line in _lines(path):
@@ -285,7 +285,7 @@ def _number(path: str | os.PathLike, words: list[str]) -> float:
 def _planes(
     category_path: Path, human_path: Path, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(H, W) each: classes (uint8), people (int32), and which pixels to ignore (bool)."""
+    """(H, W) each: classes (uint8), people (int32) and pixels to ignore (bool)."""
     categories = _labels(category_path, num_classes)
     humans = read_indices(human_path)
     if humans.shape != categories.shape:
@@ -323,7 +323,7 @@ def _true_person(crop: Crop, num_classes: int) -> TruePerson:
 
 
 def read_indices(path: str | os.PathLike) -> np.ndarray:
-    """The (H, W) uint8 or uint16 numbers of a PNG: grey values, palette indices, or the red.
+    """The (H, W) uint8 or uint16 values of a PNG: grey, palette indices or the red channel.
 
     Raises:
         BadInput: the file is missing, cut off, or cannot be decoded.
@@ -341,8 +341,8 @@ def read_indices(path: str | os.PathLike) -> np.ndarray:
     except struct.error as e:
         raise BadInput(path, _A_PNG, "a file that is cut off") from e
     if color_type == _PALETTE:
-        # OpenCV gives colours where indices are wanted, and colours may repeat. Without its palette
-        # and called grey the same file decodes to the indices.
+        # OpenCV decodes to colours, which may repeat, instead of indices. With the palette removed
+        # and the header changed to grey, the same file decodes to the indices.
         header = header[:9] + bytes([_GREY]) + header[10:]
         kept = [chunk for chunk in chunks[1:] if chunk[0] in (b"IDAT", b"IEND")]
         data = _SIGNATURE + b"".join(_packed(*chunk) for chunk in [(b"IHDR", header), *kept])
@@ -352,13 +352,13 @@ def read_indices(path: str | os.PathLike) -> np.ndarray:
     if image.ndim == 3:
         return image[..., 2]
     if color_type == _PALETTE and depth < 8:
-        # Grey of fewer bits is spread over 0..255.
+        # OpenCV scales grey of fewer bits to 0..255.
         return (image // (255 // (2**depth - 1))).astype(np.uint8)
     return image
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(name, content) of a PNG's chunks. Raises ``struct.error`` where the last is not IEND."""
+    """(name, content) of a PNG's chunks. Raises ``struct.error`` if the file ends before IEND."""
     position, name = len(_SIGNATURE), b""
     while name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, position)

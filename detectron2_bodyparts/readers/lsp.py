@@ -1,25 +1,25 @@
-"""Leeds Sports Pose and its extended training set: one person a picture, with 14 joints.
+"""Leeds Sports Pose and its extended training set: one person per image, with 14 keypoints.
 
-The dataset's folder holds ``joints.mat`` and ``images/im00001.jpg``, ``im00002.jpg``, ... (Leeds
-Sports Pose: ``im0001.jpg``, ...) in the order of the joints. A copy with only some of the pictures
-has ``names.txt``, the file names in the order of its own joints.
+The dataset's folder contains ``joints.mat`` and ``images/im00001.jpg``, ``im00002.jpg``, ... (Leeds
+Sports Pose: ``im0001.jpg``, ...) in the order of the keypoints. A copy with only some of the images
+has ``names.txt``, the file names in the order of its own ``joints.mat``.
 
-What is known: the joints. Body and parts are unknown, and so is everybody else in the picture:
-pictures are not exhaustive. The box is the joints' hull, enlarged (`records.JOINT_HULL_MARGIN`).
+What is known: the keypoints. Body, parts and other people in the image are unknown: images are not
+exhaustive. The box is the hull of the keypoints, enlarged (`records.JOINT_HULL_MARGIN`).
 
-On request, a strip along every bone is taken for its part (`derive_cores`): the sides of parts, of
-which label maps without sides know nothing. They are marked as derived.
+Optionally, parts are derived as a strip along every bone (`derive_cores`). They add sides, which
+label maps without sides lack, and are marked as derived.
 
-The extended set flags a joint 1 where it was labelled, 0 where it was not and has no position.
-Leeds Sports Pose has a position for every joint and flags those that are hidden.
+The extended set flags a keypoint 1 if labelled, and 0 if not, in which case it has no position.
+Leeds Sports Pose has a position for every keypoint and flags the hidden ones.
 
-Cleaning, each step a function of its own that can be switched off:
+Cleaning: each step is a function of its own and can be switched off:
 
-* `shift_joints`: joints are taken to be 1-based, as MATLAB has it (unverified: a pixel cannot be
-  seen in joints that are pointed at by hand);
-* `drop_outside_joints`: joints outside the picture are guesses;
-* `is_implausible`: people with a bone that is far too long are left out. Sides that were exchanged
-  cannot be told from the joints.
+* `shift_joints`: keypoints are assumed to be 1-based, as in MATLAB (unverified: one pixel is within
+  the error of manual labels);
+* `drop_outside_joints`: keypoints outside the image are guesses;
+* `is_implausible`: people with a bone that is far too long are left out. Swapped sides cannot be
+  detected from the keypoints.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ from .prepare import (
 EXTENDED = "lspet"
 ORIGINAL = "lsp"
 DESCRIPTIONS = {EXTENDED: "Leeds Sports Pose Extended", ORIGINAL: "Leeds Sports Pose"}
-# Dataset -> its splits. The extended set is for training: every tenth picture is our own choice of
-# validation. The original set's second half is its published test split.
+# Dataset -> its splits. The extended set is for training; that every tenth image is for validation
+# is our own choice. The original set's second half is its published test split.
 SPLITS = {EXTENDED: ("train", "val"), ORIGINAL: ("train", "test")}
 VAL_EVERY = 10
 
-# A bone of so many times the length of the person's median bone is implausible. Of the 26 people
-# whom that leaves out of 2,500 of the extended set about half were wrong, seen in the pictures.
+# A bone longer than this many times the person's median bone is implausible. Of the 26 of 2,500
+# people of the extended set that this leaves out, about half were wrong, judged by the images.
 MAX_BONE = 3.0
 
 
 def is_implausible(joints: np.ndarray) -> bool:
-    """Whether a person's (14, 3) joints of x, y, v make a bone that is longer than ``MAX_BONE``."""
+    """Whether a bone of (14, 3) keypoints x, y, v is longer than ``MAX_BONE`` median bones."""
     ends = joints[np.array(LSP_14.bones)]  # (bones, 2, 3)
     ends = ends[(ends[..., 2] > 0).all(axis=1), :, :2]
     if len(ends) == 0:
@@ -74,15 +74,15 @@ def is_implausible(joints: np.ndarray) -> bool:
 
 
 def read_joints(root: str | os.PathLike) -> tuple[str, list[str], np.ndarray]:
-    """What ``joints.mat`` holds.
+    """Read ``joints.mat``.
 
     Returns:
-        "lspet" or "lsp", told apart by the array's layout; the N pictures' file names; and
-        (N, 14, 3) joints: x, y as they are in the file, v = 2 visible, 1 hidden, 0 not labelled.
+        "lspet" or "lsp", told apart by the array's layout; the N images' file names; and (N, 14, 3)
+        keypoints: x, y as in the file, v = 2 visible, 1 hidden, 0 not labelled.
 
     Raises:
         FileNotFoundError: there is no ``joints.mat``.
-        RecordError: it is something else, or ``names.txt`` is of another length.
+        RecordError: its content is not as expected, or ``names.txt`` has another length.
     """
     path = Path(root) / "joints.mat"
     if not path.is_file():
@@ -93,7 +93,7 @@ def read_joints(root: str | os.PathLike) -> tuple[str, list[str], np.ndarray]:
     try:
         joints = scipy.io.loadmat(path, variable_names=["joints"])["joints"].astype(float)
     except Exception as e:
-        # Whatever the damaged bytes lead scipy to: zlib.error, TypeError, MatReadError, ...
+        # Whatever scipy raises on damaged bytes: zlib.error, TypeError, MatReadError, ...
         expected = "a readable .mat file of MATLAB 5 with 'joints'"
         raise RecordError(f"{path}: expected {expected}, found {type(e).__name__}: {e}") from e
     num_joints = len(LSP_14)
@@ -118,7 +118,7 @@ def read_joints(root: str | os.PathLike) -> tuple[str, list[str], np.ndarray]:
 
 
 def select_split(dataset: str, split: str, count: int) -> range | list[int]:
-    """The 0-based indices of a split among ``count`` pictures.
+    """The 0-based indices of a split among ``count`` images.
 
     Raises:
         RecordError: the dataset has no such split.
@@ -141,20 +141,20 @@ def read_image(
     drop_implausible: bool = True,
     derive: bool = False,
 ) -> Shard:
-    """One picture and its one labelled person.
+    """Read one image and its one labelled person.
 
     Args:
-        name: the picture's file name in ``images/``.
+        name: the image's file name in ``images/``.
         root: the dataset's folder.
-        part_schema: any.
-        joints: file name -> (14, 3) of `read_joints`.
+        part_schema: any; with ``derive``, as for `derive_parts`.
+        joints: file name -> (14, 3), as returned by `read_joints`.
         shift: apply `shift_joints`.
         drop_outside: apply `drop_outside_joints`.
-        drop_implausible: leave people out who are `is_implausible`.
+        drop_implausible: leave out people for whom `is_implausible` is true.
         derive: derive the parts along the bones.
 
     Raises:
-        BadInput: the picture is missing or cannot be read.
+        BadInput: the image is missing or cannot be read.
     """
     file_name = f"images/{name}"
     shape = picture_size(Path(root) / file_name)
@@ -189,22 +189,22 @@ def prepare_lsp(
     workers: int = 1,
     limit: int | None = None,
 ) -> Summary:
-    """Write ``<root>/lspet_<split>.<schema>.json``, of Leeds Sports Pose ``lsp_...``.
+    """Write ``<root>/lspet_<split>.<schema>.json``; for Leeds Sports Pose, ``lsp_...``.
 
     With derived parts the split's name ends in ``_derived``.
 
     Args:
-        root: the dataset's folder; which of the two it is, ``joints.mat`` tells.
-        split: one of ``SPLITS``.
-        part_schema: any; parts are unknown, or derived.
+        root: the dataset's folder; which of the two datasets it is follows from ``joints.mat``.
+        split: one of the dataset's ``SPLITS``.
+        part_schema: any; with ``derive``, as for `derive_parts`.
         shift, drop_outside, drop_implausible: cleaning, see `read_image`.
-        derive: derive the parts along the bones; they are marked as derived.
-        workers: processes.
-        limit: take only the first so many pictures.
+        derive: derive the parts along the bones, marked as derived.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the dataset is not there.
-        RecordError: its joints cannot be read, it has no such split, or no picture is left.
+        FileNotFoundError: the dataset is missing.
+        RecordError: its keypoints cannot be read, it has no such split, or no image is left.
     """
     dataset, names, joints = read_joints(root)
     items = [names[i] for i in select_split(dataset, split, len(names))][:limit]
@@ -236,7 +236,7 @@ def prepare_lsp(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare Leeds Sports Pose Extended; see datasets/README.md for its layout on disk.",
         EXTENDED,

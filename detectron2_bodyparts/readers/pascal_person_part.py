@@ -1,25 +1,25 @@
-"""PASCAL-Person-Part: label maps of six body parts for 3,533 pictures of PASCAL VOC 2010.
+"""PASCAL-Person-Part: label maps of six body parts for 3,533 images of PASCAL VOC 2010.
 
-The dataset's folder holds ``pascal_person_part_gt/<image>.png``, ``JPEGImages/<image>.jpg``, the
-lists ``train.txt`` and ``test.txt`` (either will do), and the people's boxes: VOC's
-``Annotations/<image>.xml``, or ``person_boxes.json`` of {image: [[x, y, width, height], ...]}.
+The dataset's folder contains ``pascal_person_part_gt/<image>.png``, ``JPEGImages/<image>.jpg``, the
+lists ``train.txt`` and ``test.txt`` (one of them suffices), and the people's boxes: VOC's
+``Annotations/<image>.xml``, or ``person_boxes.json`` with {image: [[x, y, width, height], ...]}.
 
-The label maps know neither people nor sides. Whose a pixel is, the boxes tell (`share_out`):
+The label maps have neither people nor sides. Pixels are assigned to people by box (`share_out`):
 
-* a labelled pixel inside exactly one box is that person's;
-* inside several boxes it may be anybody's of these: it is ignored in each of them, and belongs to
-  a crowd, of which the parts are known;
-* labelled pixels in no box, a connected piece at a time, are that person's whose box must be
-  enlarged the least to hold the piece, if that is at most ``BOX_MARGIN``; the rest is of people
+* a labelled pixel inside exactly one box belongs to that person;
+* inside several boxes it may belong to any of them: it is ignored for each of them, and belongs to
+  a crowd with known parts;
+* labelled pixels outside all boxes go, by connected component, to the one person whose box must be
+  enlarged the least to contain the component, by at most ``BOX_MARGIN``; the rest belongs to people
   without a box: a crowd, too.
 
-A box without any labelled pixel is somebody whose body is unknown: a region to ignore. A person
-all of whose pixels are shared keeps the box alone, and nothing else is known.
+A box without labelled pixels is a person whose body is unknown: an ignore region. A person all of
+whose pixels are shared keeps only the box.
 
-What is known of the others: the body, and every part but those that only show where people's boxes
-overlap. Limbs have no sides: in the schemas with sides their unions are known, and where there is
-no pixel of a union both sides are known to be empty. The neck is labelled head, as bodyparts-11
-has it; bodyparts-7 wants it in the torso, which these labels cannot give.
+What is known of the others: the body, and all parts except those visible only where boxes overlap.
+Limbs have no sides: in schemas with sides their unions are known, and for a union without pixels
+both sides are known to be empty. The neck is labelled head, as in bodyparts-11; bodyparts-7 has it
+in the torso, which these labels cannot provide.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ DATASET = "pascal_person_part"
 LABELS_FOLDER = "pascal_person_part_gt"
 BOXES_FILE = "person_boxes.json"
 
-# Split -> its list. The list of training pictures is cut in two, because a model must not be chosen
-# by the test split: every eighth picture is for validation.
+# Split -> its list. The training list is divided, so that models are not selected on the test
+# split: every eighth image is for validation.
 SPLITS = {"train": "train.txt", "val": "train.txt", "trainval": "train.txt", "test": "test.txt"}
 VAL_EVERY = 8
 
-# Pixels. VOC's boxes are drawn by hand: where a picture has one box, nine in ten of its edges are
-# within 9 pixels of where the labels end.
+# Pixels. VOC's boxes are drawn by hand: in images with one box, nine in ten of its edges are within
+# 9 pixels of the extent of the labels.
 BOX_MARGIN = 10
 
 # Schema -> the channel or union of label 1, 2, ..., 6.
@@ -79,10 +79,10 @@ _LABELS = 6
 
 @dataclass(frozen=True)
 class Share:
-    """What is one person's of a label map.
+    """One person's share of the labelled pixels.
 
     Args:
-        own: boolean (H, W), labelled pixels that are surely this person's.
+        own: boolean (H, W), labelled pixels that are certainly this person's.
         shared: boolean (H, W), labelled pixels that may be this person's or another's.
     """
 
@@ -93,15 +93,15 @@ class Share:
 def share_out(
     labelled: np.ndarray, boxes: np.ndarray, margin: int = BOX_MARGIN
 ) -> tuple[list[Share], np.ndarray]:
-    """Share a picture's labelled pixels out among the people whose boxes are known.
+    """Assign an image's labelled pixels to people by their boxes.
 
     Args:
         labelled: boolean (H, W).
-        boxes: (N, 4) integers, XYWH in pixels, one a person.
-        margin: how far outside its box a person's pixels may lie, in pixels.
+        boxes: (N, 4) integers, XYWH in pixels, one per person.
+        margin: how far outside the box a person's pixels may lie, in pixels.
 
     Returns:
-        Each box's share, and the boolean (H, W) labelled pixels that are in nobody's.
+        The share of each box, and the labelled pixels in no share, boolean (H, W).
     """
     insides = [_rectangle(box, labelled.shape) for box in boxes]
     depth = np.sum([np.zeros(labelled.shape, dtype=int), *insides], axis=0)
@@ -114,7 +114,7 @@ def share_out(
     for number, window in enumerate(ndimage.find_objects(numbers), start=1):
         rows, columns = window
         start, stop = (columns.start, rows.start), (columns.stop, rows.stop)
-        # How far each box must be enlarged to hold the piece.
+        # How far each box must be enlarged to contain the piece.
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         outside = np.maximum(low - start, stop - high).max(axis=1)
         nearest = np.flatnonzero(outside == outside.min(initial=margin + 1))
@@ -126,7 +126,7 @@ def share_out(
 
 
 def _rectangle(box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The boolean (H, W) pixels of an XYWH box, as far as it lies in the picture."""
+    """The pixels of an XYWH box, clipped to the image, as boolean (H, W)."""
     x0, y0, x1, y1 = np.maximum([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0)
     mask = np.zeros(shape, dtype=bool)
     mask[y0:y1, x0:x1] = True
@@ -134,7 +134,7 @@ def _rectangle(box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _groups(mask: np.ndarray) -> list[np.ndarray]:
-    """The mask cut into groups of pixels, each (H, W), more than twice ``BOX_MARGIN`` apart."""
+    """Divide a mask into groups of pixels, (H, W) each, more than twice ``BOX_MARGIN`` apart."""
     kernel = np.ones((2 * BOX_MARGIN + 1,) * 2, dtype=np.uint8)
     numbers, count = ndimage.label(cv2.dilate(mask.astype(np.uint8), kernel))
     return [mask & (numbers == number) for number in range(1, count + 1)]
@@ -144,7 +144,7 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
     """The image ids of a split, in the order of its list.
 
     Raises:
-        FileNotFoundError: the list is not there.
+        FileNotFoundError: the list is missing.
         ValueError: there is no such split.
     """
     if split not in SPLITS:
@@ -166,15 +166,16 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
 def read_boxes(
     image_id: str, root: str | os.PathLike, listed: Mapping[str, Any] | None = None
 ) -> np.ndarray:
-    """The (N, 4) integer XYWH boxes of a picture's people.
+    """The (N, 4) integer XYWH boxes of an image's people.
 
     Args:
         image_id: e.g. ``2008_000008``.
         root: the dataset's folder.
-        listed: what ``person_boxes.json`` holds; left out, VOC's XML is read.
+        listed: the content of ``person_boxes.json``, in which images without people may be missing;
+            if not given, VOC's XML is read.
 
     Raises:
-        BadInput: they are missing or cannot be read.
+        BadInput: the XML is missing or cannot be read, or the listed boxes are malformed.
     """
     if listed is None:
         try:
@@ -190,7 +191,7 @@ def read_boxes(
 
 
 def _read_boxes_file(root: str | os.PathLike) -> dict[str, Any] | None:
-    """``person_boxes.json``, or None where there is no such file."""
+    """The content of ``person_boxes.json``, or None if there is no such file."""
     path = Path(root) / BOXES_FILE
     if not path.is_file():
         return None
@@ -209,7 +210,7 @@ def read_image(
     part_schema: PartSchema,
     listed_boxes: Mapping[str, Any] | None = None,
 ) -> Shard:
-    """One picture and its people.
+    """Read one image and its people.
 
     Args:
         image_id: e.g. ``2008_000008``.
@@ -218,7 +219,8 @@ def read_image(
         listed_boxes: as for `read_boxes`.
 
     Raises:
-        BadInput: picture, label map or boxes are missing or cannot be read, or sizes differ.
+        BadInput: image, label map or boxes are missing or cannot be read, sizes differ, or a label
+            is above 6.
     """
     root = Path(root)
     file_name = f"JPEGImages/{image_id}.jpg"
@@ -259,7 +261,7 @@ def _person(
         bbox=reach,
     )
     if share.shared.any():
-        # How far the body reaches is not known: the dataset's box instead of the body's.
+        # The extent of the body is unknown: use the dataset's box instead of the body's.
         annotation["bbox"] = reach
     return annotation
 
@@ -271,7 +273,7 @@ def _crowd(labels: np.ndarray, mask: np.ndarray, schema: PartSchema) -> dict[str
 
 
 def _parts(labels: np.ndarray, share: Share, schema: PartSchema) -> dict[str, dict[str, Any]]:
-    """What `person_annotation` is to be told of the parts: its parts, unsided and states."""
+    """`person_annotation`'s arguments for the parts: ``parts``, ``unsided`` and ``states``."""
     parts: dict[str, np.ndarray] = {}
     unsided: dict[str, np.ndarray] = {}
     states = {}
@@ -301,16 +303,16 @@ def prepare_pascal_person_part(
 
     Args:
         root: the dataset's folder.
-        split: "train" and "val" (the official training list without every eighth picture, and
+        split: "train" or "val" (the official training list without every eighth image, and only
             these), "trainval" (the whole list) or "test".
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        workers: processes.
-        limit: take only the first so many pictures.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the split's list is not there.
-        RecordError: nothing could be read, or ``person_boxes.json`` cannot be.
-        ValueError: there is no such split, or it is not known how labels make up the schema.
+        FileNotFoundError: the split's list is missing.
+        RecordError: ``person_boxes.json``, or all of the images, cannot be read.
+        ValueError: there is no such split, or the labels have no mapping to the schema.
     """
     if part_schema.name not in _CHANNELS:
         raise ValueError(
@@ -333,7 +335,7 @@ def prepare_pascal_person_part(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare PASCAL-Person-Part; see datasets/README.md for its layout on disk.",
         DATASET,

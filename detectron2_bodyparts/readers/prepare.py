@@ -1,9 +1,9 @@
-"""Preparing a dataset once: its items -> one shard each -> one file of records.
+"""Prepare a dataset once: its items -> one shard each -> one file of records.
 
-An item is whatever a reader converts by itself: a picture, a clip. Shards lie in a folder beside
-the output (``<output>.shards/``), each written whole or not at all, so that many processes work at
-once and a run that was stopped goes on where it was. They are merged in the order of the items,
-so that the file does not depend on how many processes there were, and are removed afterwards.
+An item is the unit that a reader converts: an image, a clip. Shards are stored in a folder beside
+the output (``<output>.shards/``) and written atomically, so that processes work in parallel and an
+interrupted run resumes. They are merged in the order of the items, so that the output does not
+depend on the number of processes, and removed afterwards.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tqdm import tqdm
 from ..records import RecordError, Records, stream_records, whole_file, write_json
 from ..schema import BODY, KeypointSchema, PartSchema, get_part_schema
 
-_EXAMPLES = 3  # names a summary gives for each reason
-DERIVED = "_derived"  # ending of a split's name whose parts are derived
+_EXAMPLES = 3  # examples that a summary lists for each reason
+DERIVED = "_derived"  # suffix of the name of a split with derived parts
 _MAX_CHUNK = 32  # items a process takes at once: more would make the progress bar jump
 
 
 class BadInput(ValueError):
-    """A file of the dataset is not what it should be: its item is named, counted and skipped.
+    """A file of the dataset is faulty: its item is named, counted and skipped.
 
     Args:
-        where: the file, or what in it.
-        expected: in the same words for the same fault, since a summary counts by it.
-        found: what was there instead.
+        where: the file, or a place in it.
+        expected: in the same words for the same fault, since summaries are grouped by it.
+        found: what was found instead.
     """
 
     def __init__(self, where: str | os.PathLike, expected: str, found: str) -> None:
@@ -55,12 +55,12 @@ class BadInput(ValueError):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that did not reach the records.
+    """Something that is not in the records.
 
     Args:
-        where: the file, or what in it.
-        reason: in the same words for the same fault, since a summary counts by it.
-        found: the particulars.
+        where: the file, or a place in it.
+        reason: in the same words for the same fault, since summaries are grouped by it.
+        found: the details.
     """
 
     where: str
@@ -73,14 +73,14 @@ class LeftOut:
 
 @dataclass
 class Picture:
-    """A picture and its people.
+    """An image and its people.
 
     Args:
         file_name: relative to the dataset's folder.
         height, width: in pixels.
-        annotations: as `records.person_annotation` and `records.ignore_annotation` give them.
-        exhaustive: false where there may be people nobody labelled.
-        extra: more keys of the image's record.
+        annotations: as returned by `records.person_annotation` and `records.ignore_annotation`.
+        exhaustive: false if there may be unlabelled people.
+        extra: additional keys of the image's record.
     """
 
     file_name: str
@@ -93,7 +93,7 @@ class Picture:
 
 @dataclass
 class Shard:
-    """What one item gives: pictures, and what was left out of them."""
+    """The result of one item: images, and what was left out of them."""
 
     pictures: list[Picture] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -101,15 +101,15 @@ class Shard:
 
 @dataclass
 class Summary:
-    """What a file of records holds, and what did not get into it. ``str()`` is a table.
+    """What a file of records contains, and what was left out of it. ``str()`` is a table.
 
     Args:
         output: the file.
-        part_schema, keypoint_schema: what the annotations are in.
+        part_schema, keypoint_schema: the schemas of the annotations.
         pictures, pictures_with_people, people, people_with_joints, ignore_regions: counts.
-        states: (channel, "known" | "derived") -> people in whom the channel is in that state.
-        masks: channel -> people who have a mask of it.
-        joints: joint -> people in whom it is labelled.
+        states: (channel, "known" | "derived") -> number of people with the channel in that state.
+        masks: channel -> number of people with a mask of it.
+        joints: keypoint -> number of people for whom it is labelled.
         left_out: everything that was left out, in the order of the items.
     """
 
@@ -128,12 +128,12 @@ class Summary:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The schema's channels, and the unions that some people have."""
+        """The schema's channels, and the unions that occur."""
         unions = {channel for channel, _ in self.states} - set(self.part_schema.channels)
         return (*self.part_schema.channels, *sorted(unions))
 
     def add(self, picture: Picture) -> None:
-        """Count a picture and its people."""
+        """Count an image and its people."""
         people = [a for a in picture.annotations if not a["iscrowd"]]
         self.pictures += 1
         self.pictures_with_people += bool(people)
@@ -194,27 +194,26 @@ def prepare(
 ) -> Summary:
     """Convert every item and write one file of records.
 
-    A run that was stopped is taken up again: items whose shard is there are not converted a second
-    time, unless the schemas or ``info`` have changed since. Items that were left out are tried
-    again.
+    An interrupted run resumes: items with a shard are not converted again, unless the schemas or
+    ``info`` have changed. Items that were left out are tried again.
 
     Args:
-        items: names, in the order that pictures and ids will have.
-        convert: item -> `Shard`; picklable, because it runs in other processes. `BadInput` from it
-            leaves the item out; any other exception ends the run.
-        output: the file to write; what is there is replaced.
-        part_schema, keypoint_schema: what the annotations are in.
-        workers: processes; with 1 everything happens in this one.
+        items: names, in the order that images and ids will have.
+        convert: item -> `Shard`; picklable, because it runs in other processes. If it raises
+            `BadInput` the item is left out; any other exception ends the run.
+        output: the file to write; an existing one is replaced.
+        part_schema, keypoint_schema: the schemas of the annotations.
+        workers: number of processes; with 1 everything runs in this one.
         info: goes into the file's ``info``. Every setting that changes the result belongs here,
-            because shards made with another ``info`` are thrown away.
+            because shards made with another ``info`` are discarded.
 
     Returns:
         What was written, and what was left out.
 
     Raises:
-        RecordError: no picture is left. No file is written.
-        RuntimeError: ``convert`` failed otherwise than by `BadInput`; the cause is attached. The
-            shards stay for the next run.
+        RecordError: no image is left. No file is written.
+        RuntimeError: ``convert`` raised something other than `BadInput`; the cause is attached. The
+            shards are kept for the next run.
     """
     output = Path(output)
     info = dict(info or {})
@@ -249,7 +248,7 @@ def prepare(
 
 
 def _open_shards(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the folder, without the shards of other settings."""
+    """Create the folder, discarding shards of other settings."""
     path = folder / "settings.json"
     header = json.loads(json.dumps(settings))
     if _read_json(path) != header and folder.exists():
@@ -258,7 +257,7 @@ def _open_shards(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> Any:
-    """The content, or None where there is none: a crash of the machine may leave an empty file."""
+    """The content, or None if there is none: a crash of the machine may leave an empty file."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -272,7 +271,7 @@ def _shard_path(folder: Path, index: int) -> Path:
 def _convert_one(
     convert: Callable[[str], Shard], folder: Path, numbered_item: tuple[int, str]
 ) -> LeftOut | None:
-    """Write the item's shard unless it is there. Returns why there is none, or None."""
+    """Write the item's shard unless it exists. Returns the reason if it is left out, else None."""
     index, item = numbered_item
     path = _shard_path(folder, index)
     known = _read_json(path)
@@ -289,7 +288,7 @@ def _convert_one(
 
 
 def _run(function: Callable, arguments: Sequence, workers: int) -> Iterator:
-    """The results in order, from this process or from several."""
+    """The results in order, computed in this process or in several."""
     if workers <= 1:
         yield from map(function, arguments)
         return
@@ -303,28 +302,28 @@ def _run(function: Callable, arguments: Sequence, workers: int) -> Iterator:
 
 
 def _process_context() -> BaseContext:
-    """How processes start. Not by forking this one: libraries' threads do not survive that."""
+    """How processes start. Not by forking this one: threads of libraries do not survive that."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Imported once, not by every process: where Detectron2 is installed that takes seconds.
+    # Imported once, not by every process: if Detectron2 is installed that takes seconds.
     context.set_forkserver_preload([__name__])
     return context
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray | None:
-    """(H, W, 3) BGR uint8, or None where the file cannot be read whole."""
+    """(H, W, 3) BGR uint8, or None if the file cannot be read in full."""
     try:
-        # From memory, because OpenCV's imread fills up a JPEG that was cut off, on which Pillow,
-        # and with it Detectron2's reader, fails later.
+        # From memory, because OpenCV's imread pads truncated JPEGs, on which Pillow, and thus
+        # Detectron2's reader, fails later.
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
         return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error):  # OpenCV's of more than 2**30 pixels
+    except (OSError, cv2.error):  # OpenCV raises for more than 2**30 pixels
         return None
 
 
 def picture_size(path: str | os.PathLike) -> tuple[int, int]:
-    """(H, W) of a picture that can be read whole. Raises `BadInput` where it cannot."""
+    """(H, W) of an image. Raises `BadInput` if it cannot be read in full."""
     path = Path(path)
     expected = "a whole picture"
     if not path.is_file():
@@ -336,26 +335,26 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def write_picture(path: str | os.PathLike, image: np.ndarray, *, quality: int = 95) -> None:
-    """Write a BGR uint8 (H, W, 3) picture as JPEG, whole or not at all."""
+    """Write a (H, W, 3) BGR uint8 image as JPEG, atomically."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     with whole_file(path, "wb") as f:
         f.write(data)
 
 
 def datasets_root() -> Path:
-    """Where datasets lie, as Detectron2 has it: ``$DETECTRON2_DATASETS``, else ``datasets``."""
+    """The folder of all datasets, as in Detectron2: ``$DETECTRON2_DATASETS``, else ``datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def records_path(root: str | os.PathLike, dataset: str, split: str, schema: PartSchema) -> Path:
-    """The file of records of one split: ``<root>/<dataset>_<split>.<schema>.json``."""
+    """The path of a split's records: ``<root>/<dataset>_<split>.<schema>.json``."""
     return Path(root) / f"{dataset}_{split}.{schema.name}.json"
 
 
 def argument_parser(
     description: str, dataset: str, schemas: Iterable[str]
 ) -> argparse.ArgumentParser:
-    """What every preparing command understands: root, schema, workers, limit."""
+    """The options common to all preparation commands: root, schema, workers, limit."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--root",
@@ -392,7 +391,7 @@ def positive_int(text: str) -> int:
 
 
 def run_all(jobs: Iterable[Callable[[], Summary]]) -> None:
-    """Run preparing jobs and print their summaries; data that is not there ends the command."""
+    """Run preparation jobs and print their summaries; missing or unusable data ends the command."""
     for job in jobs:
         try:
             print(job())
@@ -403,11 +402,11 @@ def run_all(jobs: Iterable[Callable[[], Summary]]) -> None:
 def run_splits(
     prepare_split: Callable[..., Summary], args: argparse.Namespace, **options: Any
 ) -> None:
-    """`run_all` for every schema and split that a reader's command was given.
+    """`run_all` for every schema and split given to a reader's command.
 
     Args:
         prepare_split: the reader's function of root, split, part schema, workers and limit.
-        args: of an `argument_parser` to which the reader has added ``--split``.
+        args: from an `argument_parser` to which the reader has added ``--split``.
         options: the function's other arguments.
     """
     run_all(

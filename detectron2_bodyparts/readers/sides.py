@@ -1,4 +1,4 @@
-"""Right and left for limbs that were labelled without: a guess, from a teacher's skeleton."""
+"""Derive the sides of limbs labelled without sides, from the skeleton of a teacher."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from .derive import distance_to_bone
 
-# A connected piece of limb that the teacher splits less evenly than this goes to one side whole: a
-# forearm has one side, two thighs side by side have two.
+# A connected piece of limb goes to one side as a whole unless the teacher gives at least this
+# fraction of it to the other: a forearm has one side, two thighs side by side have two.
 MINOR_SHARE = 0.25
-# Of the piece's pixels, the mean certainty (0 = undecided, 1 = sure) from which it is settled.
+# The least mean certainty (0 = undecided, 1 = certain) over a piece's pixels to decide on its side.
 MIN_CERTAINTY = 0.2
 
 
@@ -20,16 +20,16 @@ Bone = tuple[np.ndarray, np.ndarray]  # x, y of both ends
 
 
 def rightness(limb: np.ndarray, right: Sequence[Bone], left: Sequence[Bone]) -> np.ndarray:
-    """How surely a limb's pixels are of the right side, by which side's bones are nearer.
+    """How certainly the pixels of a limb are right, by which side's bones are nearer.
 
     Args:
-        limb: boolean (H, W): the limbs of both sides of one person.
-        right, left: the bones of either side that are known, in pixel indices. Of a side without
-            any, all that is said is that its bones are not nearer than one of the other's is long.
+        limb: boolean (H, W), the limbs of both sides of one person.
+        right, left: the known bones of either side, in pixel indices. A side without any counts as
+            being as far away as the longest known bone is long.
 
     Returns:
-        (H, W) in -1..1, as `split_sides` takes it: the difference of the distances over their sum;
-        0 outside the limb, and everywhere where there is no bone.
+        (H, W) in -1..1, as for `split_sides`: the difference of the distances over their sum; 0
+        outside the limb, and everywhere if no bone is known.
     """
     opinion = np.zeros(limb.shape, dtype=np.float32)
     if not (right or left):
@@ -46,15 +46,15 @@ def rightness(limb: np.ndarray, right: Sequence[Bone], left: Sequence[Bone]) -> 
 
 
 def split_sides(union: np.ndarray, rightness: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """A limb's mask of both sides -> right and left, by pieces, or by pixels where a piece is both.
+    """Divide a mask into right and left, by connected pieces, or by pixels if a piece is both.
 
     Args:
-        union: boolean (H, W): the limbs of both sides of one person, without a side.
-        rightness: (H, W) in -1..1: 1 where a teacher is sure of the person's right, -1 of the left.
+        union: boolean (H, W), the limbs of both sides of one person.
+        rightness: (H, W) in -1..1: 1 if certainly the person's right, -1 if certainly the left.
 
     Returns:
-        Boolean (H, W) of right and left, which together are the union; None where the teacher
-        cannot tell a piece's side.
+        Boolean (H, W) masks of right and left, whose union is ``union``; None if the side of any
+        piece is uncertain.
     """
     right = np.zeros_like(union)
     count, pieces = cv2.connectedComponents(union.astype(np.uint8), connectivity=8)

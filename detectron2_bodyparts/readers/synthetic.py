@@ -1,6 +1,6 @@
-"""Synthetic people as a dataset: drawn pictures and their records.
+"""Synthetic people as a dataset: rendered images and their records.
 
-They need no download and no licence, so the quick start, the tests and the benchmarks run on them.
+They need no download and no licence, so the quick start, the tests and the benchmarks use them.
 
     >>> from detectron2_bodyparts.readers.figures import render
     >>> from detectron2_bodyparts.readers.synthetic import annotations
@@ -46,18 +46,18 @@ from .prepare import (
 )
 
 _SPLITS = ("train", "val")
-_PICTURES = 1_000_000  # of one split, before the pictures of the next seed begin
+_PICTURES = 1_000_000  # images of a split before those of the next seed begin
 
 
 def annotations(
     picture: SyntheticPicture, part_schema: PartSchema, keypoint_schema: KeypointSchema
 ) -> list[dict[str, Any]]:
-    """The people's annotations, as `records.person_annotation` gives them.
+    """The people's annotations, as returned by `records.person_annotation`.
 
-    Every channel is known. Joints are matched by name; those that COCO-17 lacks have v = 0.
+    Every channel is known. Keypoints are matched by name; those that COCO-17 lacks have v = 0.
 
     Raises:
-        ValueError: the schema has a channel that is no union of ``FINE_PARTS``.
+        ValueError: the schema has a part that is no union of ``FINE_PARTS``.
     """
     sources = pieces_of_all(part_schema, FINE_PARTS, "synthetic people have no parts for")
     return [
@@ -86,15 +86,15 @@ def prepare_synthetic(
     seed: int = 0,
     workers: int = 1,
 ) -> Summary:
-    """Draw ``<root>/images/<split>_*.jpg`` and write ``<root>/synthetic_<split>.<schema>.json``.
+    """Render ``<root>/images/<split>_*.jpg`` and write ``<root>/synthetic_<split>.<schema>.json``.
 
     Args:
         root: the folder to write to.
-        split: "train" or "val"; they have no picture in common, whatever their seeds.
-        count: pictures.
-        part_schema: what the annotations are in.
-        seed: another number gives other pictures.
-        workers: processes.
+        split: "train" or "val"; they have no image in common, whatever their seeds.
+        count: number of images.
+        part_schema: the schema of the annotations.
+        seed: another seed gives other images.
+        workers: number of processes.
     """
     items = [f"{split}_{i:06d}" for i in range(count)]
     return prepare(
@@ -119,12 +119,12 @@ def _draw(item: str, root: Path, part_schema: PartSchema, seed: int) -> Shard:
 
 
 def _picture_seed(split: str, number: int, seed: int) -> int:
-    """Even for train, odd for val: no picture of one is in the other."""
+    """Even for train, odd for val: they have no image in common."""
     return 2 * (_PICTURES * seed + number) + _SPLITS.index(split)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: draw both splits, write their records, print a summary of each."""
+    """The command: render the splits, write their records and print a summary of each."""
     parser = argument_parser(
         "Render synthetic people and write their annotations.",
         "synthetic",

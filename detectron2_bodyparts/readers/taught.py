@@ -1,9 +1,8 @@
-"""Parts that a teacher sees, for pictures whose labels do not tell them: self-training.
+"""Pseudo-labels of parts from a teacher, for images without part labels: self-training.
 
-The teacher gives every pixel the probabilities of the background and of bodyparts-11's parts. Of a
-limb it teaches no side: sides are of those who know them, bones that were labelled or a teacher of
-joints. What it is not sure of is ignored, and what was labelled goes before. All of it is marked as
-derived.
+The teacher gives every pixel the probabilities of the background and of bodyparts-11's parts. Limbs
+get no sides from it: these come from labelled bones or from a keypoint teacher. Pixels of which the
+teacher is not confident are ignored, and labels take precedence. Everything is marked as derived.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ from ..schema import BODY, BODYPARTS_11, KeypointSchema, unsided_name
 
 CLASSES = ("background", "head", "torso", "upper_arm", "lower_arm", "upper_leg", "lower_leg")
 
-# The least probability that is believed.
+# The least probability that becomes a pseudo-label.
 SURE = 0.6
-# Where labels leave several classes, the least that the teacher must give to all of these together:
-# a long coat over the shins is not a thigh because its label has no lower leg.
+# Where labels allow several classes, the least probability of all these together: a long coat over
+# the shins must not become a thigh because its label does not include the lower leg.
 AGREES = 0.5
-# Pixels of the longer side of the picture that BodyPix is given, and from cell to cell.
+# The longer side of BodyPix's input, and its output stride, in pixels.
 BODYPIX_SIDE, BODYPIX_STRIDE = 513, 16
-# Outside of everybody who is labelled, somebody else is who is seen over more than a sliver.
+# What the teacher sees outside the labelled person is other people if wider than this (opening).
 _SLIVER = np.ones((5, 5), dtype=np.uint8)  # pixels
 
 
 def bodypix_size(height: int, width: int) -> tuple[int, int]:
-    """(W, H) of the picture that BodyPix is given: whole cells and a pixel, as it takes them."""
+    """(W, H) of BodyPix's input for an image: a multiple of the stride plus one each."""
     scale = BODYPIX_SIDE / max(height, width)
     columns, rows = (max(round((n * scale - 1) / BODYPIX_STRIDE), 1) for n in (width, height))
     return columns * BODYPIX_STRIDE + 1, rows * BODYPIX_STRIDE + 1
 
 
 def sum_of_sides(probabilities: np.ndarray) -> np.ndarray:
-    """(11, H, W), the background and bodyparts-11's parts -> (7, H, W), as ``CLASSES``."""
+    """(11, H, W), background and bodyparts-11's parts -> (7, H, W) in the order of ``CLASSES``."""
     names = ["background", *map(unsided_name, BODYPARTS_11.parts)]
     rows = [[name == of_class for name in names] for of_class in CLASSES]
     return np.einsum("ck,khw->chw", np.array(rows, dtype=probabilities.dtype), probabilities)
@@ -55,22 +54,21 @@ def teach_person(
     possible: np.ndarray,
     keypoint_schema: KeypointSchema,
 ) -> list[dict[str, Any]]:
-    """The record of somebody whose body is labelled, with parts.
+    """Add pseudo-labelled parts to a person whose body is labelled.
 
     Args:
-        annotation: theirs, the only one of the picture, in bodyparts-11.
-        probabilities: (7, H, W), as of `sum_of_sides`.
-        possible: boolean (7, H, W), what a pixel may be of as far as it is labelled.
+        annotation: the person's, the only one of the image, in bodyparts-11.
+        probabilities: (7, H, W), as returned by `sum_of_sides`.
+        possible: boolean (7, H, W), the classes that the labels of a pixel allow.
         keypoint_schema: of the annotation.
 
     Returns:
-        Their annotation, and one of the region, if any, in which the teacher sees others: to be
-        ignored.
+        The person's annotation, and an ignore region where the teacher sees other people, if any.
     """
     shape = probabilities.shape[1:]
     body = decode_segmentation(annotation["segmentation"], *shape)
     ignored = _ignored(annotation, shape)
-    # Where everything that is possible has next to no probability, all of it has the same.
+    # If all possible classes have next to no probability, they become equally likely.
     held = possible * np.maximum(probabilities, 1e-6)
     total = held.sum(axis=0)
     held /= total
@@ -98,17 +96,17 @@ def teach_person(
 def teach_picture(
     annotation: Mapping[str, Any], probabilities: np.ndarray, keypoint_schema: KeypointSchema
 ) -> list[dict[str, Any]]:
-    """Regions that tell which parts are where in a picture, and not whose.
+    """Crowd regions that tell which parts are where in an image, but not whose they are.
 
     Args:
-        annotation: of somebody whose body is unknown, the only one of the picture, in bodyparts-11;
-            of parts there are, derived with their sides, strips along the bones.
-        probabilities: (7, H, W), as of `sum_of_sides`.
+        annotation: of a person whose body is unknown, the only one of the image, in bodyparts-11;
+            its parts are strips along the bones, derived, with sides.
+        probabilities: (7, H, W), as returned by `sum_of_sides`.
         keypoint_schema: of the annotation.
 
     Returns:
-        One region of the strips, and one of what the teacher sees elsewhere, as far as there are
-        such; elsewhere is nobody.
+        A region of the strips and one of what the teacher sees elsewhere, each unless empty; the
+        rest of the image is background.
     """
     shape = probabilities.shape[1:]
     strips = {name: decode_mask(rle) for name, rle in annotation["part_segmentation"].items()}
@@ -135,7 +133,7 @@ def _ignored(annotation: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarra
 
 
 def _taught(classes: np.ndarray, where: np.ndarray) -> dict[str, dict[str, Any]]:
-    """What `person_annotation` is to be told of the parts: its parts, unsided and states."""
+    """`person_annotation`'s arguments for the parts: ``parts``, ``unsided`` and ``states``."""
     parts: dict[str, np.ndarray] = {}
     unsided: dict[str, np.ndarray] = {}
     states = {BODY: "derived"}

@@ -1,14 +1,14 @@
-"""PASCAL VOC's own annotations: everybody's box, and pictures in which nobody is.
+"""PASCAL VOC's own annotations: everybody's box, and images without people.
 
-The dataset's folder holds ``Annotations/<image>.xml``, ``JPEGImages/<image>.jpg`` and the lists
-``ImageSets/Main/<split>.txt``, of 2007 to 2012.
+The dataset's folder contains ``Annotations/<image>.xml``, ``JPEGImages/<image>.jpg`` and the lists
+``ImageSets/Main/<split>.txt``, of any year from 2007 to 2012.
 
-What is known: the box. Body, parts and joints are unknown. Everybody is labelled; those who are
-marked as difficult, whom VOC's own evaluation does not count, are regions to ignore. Pictures
-without people are kept: they teach proposals and boxes what is not a person.
+What is known: the box. Body, parts and keypoints are unknown. Everybody is labelled; people marked
+difficult, whom VOC's own evaluation does not count, become ignore regions. Images without people
+are kept: from them RPN and box head learn what is not a person.
 
-Many of these pictures are in other datasets, too, with parts, or to test on: their lists can be
-left out, and the split's name then ends in ``_rest``.
+Many of the images are also in other datasets, with part labels or as test images: their lists can
+be left out, and the split's name then ends in ``_rest``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .prepare import (
 )
 
 DATASET = "voc"
-REST = "_rest"  # ending of a split's name without the pictures of some lists
+REST = "_rest"  # suffix of the name of a split without the images of some lists
 _SCHEMAS = tuple(schema.name for schema in (BODYPARTS_7, BODYPARTS_11, PASCAL_PERSON_PART))
 
 
@@ -47,10 +47,10 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
 
 
 def read_ids(path: str | os.PathLike) -> list[str]:
-    """A list's image ids: the first word of each line, since a class's lists have a flag, too.
+    """The image ids of a list: the first word of each line, since lists of a class add a flag.
 
     Raises:
-        FileNotFoundError: the list is not there.
+        FileNotFoundError: the list is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,10 +62,10 @@ def read_ids(path: str | os.PathLike) -> list[str]:
 
 
 def read_people(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """The people of a picture's XML.
+    """Read the people in an image's XML.
 
     Returns:
-        Their boxes, (N, 4) integers, XYWH in pixels, and the boolean (N,) who is difficult.
+        Boxes, (N, 4) integers, XYWH in pixels, and boolean (N,), true if marked difficult.
 
     Raises:
         BadInput: the file is missing or cannot be read.
@@ -83,13 +83,13 @@ def read_people(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
                 difficult.append(bool(int(entry.findtext("difficult") or 0)))
     except (ElementTree.ParseError, ValueError) as e:
         raise BadInput(path, expected, f"{type(e).__name__}: {e}") from e
-    # VOC counts pixels from 1, and the last one is in the box.
+    # VOC's pixel indices are 1-based, and the last pixel is inside the box.
     low, high = np.array(corners).reshape(-1, 2, 2).round().astype(int).transpose(1, 0, 2)
     return np.hstack([low - 1, high - low + 1]), np.array(difficult, dtype=bool)
 
 
 def read_image(image_id: str, root: str | os.PathLike, part_schema: PartSchema) -> Shard:
-    """One picture and its people.
+    """Read one image and its people.
 
     Args:
         image_id: e.g. ``2008_000008``.
@@ -97,8 +97,8 @@ def read_image(image_id: str, root: str | os.PathLike, part_schema: PartSchema) 
         part_schema: any.
 
     Raises:
-        BadInput: picture or annotation is missing or cannot be read. A box outside of the picture
-            is left out by itself; the picture is then not exhaustive.
+        BadInput: image or annotation is missing or cannot be read. Only the box is left out if it
+            lies outside the image; the image is then not exhaustive.
     """
     root = Path(root)
     file_name = f"JPEGImages/{image_id}.jpg"
@@ -133,18 +133,18 @@ def prepare_voc(
     workers: int = 1,
     limit: int | None = None,
 ) -> Summary:
-    """Write ``<root>/voc_<split>.<schema>.json``, with ``leave_out`` ``voc_<split>_rest...``.
+    """Write ``<root>/voc_<split>.<schema>.json``; with ``leave_out``, ``voc_<split>_rest...``.
 
     Args:
         root: the dataset's folder.
         split: a list in ``ImageSets/Main``: "train", "val", "trainval".
-        part_schema: of the records, in which every part is unknown.
-        leave_out: files of image ids that are not to be taken, as those of another dataset.
-        workers: processes.
-        limit: take only the first so many pictures.
+        part_schema: any; every part is unknown.
+        leave_out: files of image ids to leave out, e.g. those of another dataset.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the dataset or a file of ``leave_out`` is not there.
+        FileNotFoundError: the dataset or a file of ``leave_out`` is missing.
         RecordError: nothing could be read.
     """
     others = {os.fspath(path): set(read_ids(path)) for path in leave_out}
@@ -166,7 +166,7 @@ def prepare_voc(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare PASCAL VOC's boxes; see datasets/README.md for its layout on disk.",
         DATASET,

@@ -1,16 +1,16 @@
 """PASCAL VOC 2010 Part: people of VOC2010 with up to 24 parts each.
 
-The dataset's folder holds ``Annotations_Part/<image>.mat``, ``JPEGImages/<image>.jpg`` and, for the
-splits, ``ImageSets/Main/{train,val,trainval}.txt``.
+The dataset's folder contains ``Annotations_Part/<image>.mat``, ``JPEGImages/<image>.jpg`` and, for
+the splits, ``ImageSets/Main/{train,val,trainval}.txt``.
 
-What is known: a person's parts cover nearly the whole body, so a part that is not listed is not to
-be seen, and its channel is known to be empty. Two cases are not like that:
+What is known: a person's parts cover nearly the whole body, so a part that is not listed is not
+visible, and its channel is known to be empty. Two exceptions:
 
-* a person without any part: only the body was drawn, every part is unknown;
-* a part of an unknown name: its pixels are ignored, and since it may have been any part, channels
+* a person without any part: only the body was drawn, and every part is unknown;
+* a part with an unknown name: its pixels are ignored, and since it may have been any part, channels
   without a mask are unknown instead of known to be empty. The summary names it.
 
-Only people are read; pictures without any are kept, as pictures in which nobody is.
+Only people are read; images without people are kept as negatives.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from .prepare import (
 )
 
 DATASET = "voc_part"
-ALL = "all"  # the split of every annotated picture, for copies without ImageSets
+ALL = "all"  # the split of all annotated images, for copies without ImageSets
 
 _HEAD = ("head", "hair", "lear", "rear", "leye", "reye", "lebrow", "rebrow", "nose", "mouth")
 
-# Schema -> VOC's part name -> channel, from the first painted to the last, because the masks
-# overlap: a limb in front of the chest is in the torso's mask too. l and r are the person's own.
+# Schema -> VOC's part name -> channel, in paint order, because the masks overlap: a limb in front
+# of the chest is in the torso's mask, too. l and r are the person's own.
 #
 # bodyparts-7 keeps the schema's paint order. pascal-person-part keeps the order in which its
-# published label maps were painted: torso over head, neck over torso, upper over lower arm (seen in
-# two pictures; legs unverified, taken to be like arms). bodyparts-11 is the same with sides.
+# published label maps were painted: torso over head, neck over torso, upper over lower arm (checked
+# on two images; legs are unverified, assumed to be like arms). bodyparts-11 is the same with sides.
 _CHANNELS: dict[str, dict[str, str]] = {
     "bodyparts-7": {
         **dict.fromkeys(("torso", "neck"), "torso"),
@@ -89,7 +89,7 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
     """The image ids of a split, in the order of its file; sorted for the split "all".
 
     Raises:
-        FileNotFoundError: the folder of annotations or the split's file is not there.
+        FileNotFoundError: the folder of annotations or the split's file is missing.
     """
     root = Path(root)
     folder = root / "Annotations_Part"
@@ -110,7 +110,7 @@ def read_split(root: str | os.PathLike, split: str) -> list[str]:
 
 
 def read_image(image_id: str, root: str | os.PathLike, part_schema: PartSchema) -> Shard:
-    """One picture and its people.
+    """Read one image and its people.
 
     Args:
         image_id: e.g. ``2008_000652``.
@@ -118,7 +118,7 @@ def read_image(image_id: str, root: str | os.PathLike, part_schema: PartSchema) 
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
 
     Raises:
-        BadInput: picture or annotation is missing or cannot be read, or their sizes differ.
+        BadInput: image or annotation is missing or cannot be read, or their sizes differ.
     """
     root = Path(root)
     file_name = f"JPEGImages/{image_id}.jpg"
@@ -184,14 +184,14 @@ def _person(
 
 
 def _read_objects(path: Path) -> np.ndarray:
-    """The (N,) objects of an annotation, as structured entries."""
+    """The (N,) objects of an annotation, as NumPy structs."""
     expected = "a readable .mat file of MATLAB 5"
     if not path.is_file():
         raise BadInput(path, expected, "no file")
     try:
         content = scipy.io.loadmat(path, variable_names=["anno"])
     except Exception as e:
-        # Whatever the damaged bytes lead scipy to: zlib.error, TypeError, MatReadError, ...
+        # Whatever scipy raises on damaged bytes: zlib.error, TypeError, MatReadError, ...
         raise BadInput(path, expected, f"{type(e).__name__}: {e}") from e
     if "anno" not in content or content["anno"].size != 1:
         raise BadInput(path, "one struct 'anno'", f"variables {sorted(content)}")
@@ -231,13 +231,13 @@ def prepare_voc_part(
         root: the dataset's folder.
         split: "train", "val", "trainval", another list in ``ImageSets/Main``, or "all".
         part_schema: "bodyparts-7", "bodyparts-11" or "pascal-person-part".
-        workers: processes.
-        limit: take only the first so many pictures.
+        workers: number of processes.
+        limit: use only the first ``limit`` images.
 
     Raises:
-        FileNotFoundError: the dataset is not there.
+        FileNotFoundError: the dataset is missing.
         RecordError: nothing could be read.
-        ValueError: it is not known how VOC's parts make up the schema.
+        ValueError: VOC's parts have no mapping to the schema.
     """
     if part_schema.name not in _CHANNELS:
         raise ValueError(f"VOC-Part is read as one of {sorted(_CHANNELS)}, not {part_schema.name}")
@@ -253,7 +253,7 @@ def prepare_voc_part(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: prepare the splits in the schemas, print a summary of each."""
+    """The command: prepare the splits in the schemas and print a summary of each."""
     parser = argument_parser(
         "Prepare PASCAL VOC 2010 Part; see datasets/README.md for its layout on disk.",
         DATASET,

@@ -242,6 +242,7 @@ class BodyPartsMapper:
 
 
 def _loss_weights(cfg) -> dict[str, float]:
+    """DATASETS.TRAIN_LOSS_WEIGHTS; it and TRAIN_REPEAT_FACTOR may name training datasets only."""
     for key in ("TRAIN_LOSS_WEIGHTS", "TRAIN_REPEAT_FACTOR"):  # the latter is read by Detectron2
         strange = sorted({name for name, _ in cfg.DATASETS[key]} - set(cfg.DATASETS.TRAIN))
         if strange:

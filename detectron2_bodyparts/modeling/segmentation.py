@@ -186,12 +186,19 @@ def possible_classes(target: Instances, side: int) -> tuple[torch.Tensor, torch.
 
 
 @lru_cache
-def _codes_inside(schema: PartSchema) -> torch.Tensor:
-    """(C + U, 64) bool: which codes in ``PART_BITS`` belong to each target. Do not modify."""
-    inside = torch.zeros((len(target_codes(schema)), PART_BITS + 1), dtype=torch.bool)
-    for target, codes in enumerate(target_codes(schema)):
+def _agreement(schema: PartSchema) -> torch.Tensor:
+    """(C + U, 64, C) bool: whether a code in ``PART_BITS`` and a class agree about each target.
+
+    They do if both belong to it, or neither does. The first target is the body, the first class the
+    background.
+    """
+    targets, num_classes = target_codes(schema), len(schema.channels)
+    inside = torch.zeros((len(targets), PART_BITS + 1), dtype=torch.bool)
+    for target, codes in enumerate(targets):
         inside[target, list(codes)] = True
-    return inside
+    classes = inside[:, :num_classes].clone()
+    inside[0], classes[0], classes[0, 0] = True, True, False  # the body is all but background
+    return inside[:, :, None] == classes[:, None, :]
 
 
 def _classes_of_codes(schema: PartSchema, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,11 +215,7 @@ def _classes_of_codes(schema: PartSchema, state: torch.Tensor) -> tuple[torch.Te
     Returns:
         Two (N, 64, C) bool, as `possible_classes`.
     """
-    num_classes = len(schema.channels)
-    inside = _codes_inside(schema).to(state.device, copy=True)
-    classes = inside[:, :num_classes].clone()
-    inside[0], classes[0], classes[0, 0] = True, True, False  # the body is all but background
-    agrees = inside[:, :, None] == classes[:, None, :]
+    agrees = _agreement(schema).to(state.device)
     possible = agrees[0] | (state[:, 0] == UNKNOWN)[:, None, None]
     answers = []
     for known in (state == KNOWN, state != UNKNOWN):

@@ -36,6 +36,17 @@ def add_bodyparts_config(cfg: CN) -> None:
     # these scales. Only with the plugin's own two backbones.
     _C.MODEL.FPN.MIRRORED_LOOKS = ()
 
+    # At inference masks and keypoints are averaged with those in a closer look at each detected
+    # person: a mirrored crop of the image of this many pixels, a multiple of 32; 0 = no closer
+    # look. Only with the plugin's own two backbones and heads.
+    _C.MODEL.FPN.CLOSER_SIDE = 0
+
+    # Lowest score, as corrected by the masks, for a closer look (MODEL.FPN.CLOSER_SIDE); the most
+    # confident person of each image always gets one.
+    _C.MODEL.ROI_HEADS.CLOSER_SCORE = 0.3
+    # Maximum number of closer looks at an image, at its most confident people.
+    _C.MODEL.ROI_HEADS.CLOSER_PEOPLE = 4
+
     # At inference all RoI heads also look at the first of MODEL.FPN.MIRRORED_LOOKS.
     _C.MODEL.ROI_HEADS.MIRRORED = False
 
@@ -92,6 +103,10 @@ def add_bodyparts_config(cfg: CN) -> None:
     # 0 = whole images.
     _C.INPUT.PIECE_SIDE = 0
     _C.INPUT.SCALE_RANGE = (0.7, 1.7)
+    # With PIECE_SIDE: the probability that a crop is made around a random person instead, and the
+    # range of the longer side of this person's box, as a fraction of PIECE_SIDE: as people are
+    # in a closer look.
+    _C.INPUT.PERSON_CROP = (0.0, 0.5, 0.9)
     # Probability that a training image is rotated, and the largest angle to either side in degrees.
     # Boxes become those of the rotated masks; where the body is unknown, of the rotated boxes,
     # which are too large.

@@ -70,7 +70,7 @@ class _Traceable(nn.Module):
         (people,) = heads.forward_with_given_boxes(features, [people])
         scores = torch.cat([found.scores, found.scores.new_zeros(1)])
         people.scores = scores[: count + (count == 0)]
-        people = rescored(people, heads)
+        (people,) = heads.look_closer(features, [rescored(people, heads)])
         answers = [people.get(name)[:count] for name in _head_fields(self.model).values()]
         return people.pred_boxes.tensor[:count], people.scores[:count], *answers
 

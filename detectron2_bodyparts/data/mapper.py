@@ -30,6 +30,7 @@ from ..structures import (
     target_names,
 )
 from .copy_paste import CopyPaste, Target, labelled_inside, visible_box
+from .person_crop import PersonCrop
 from .registered import joints_of
 
 # Ignore region of an image that is not exhaustively labelled. It extends beyond the image because
@@ -105,11 +106,11 @@ class BodyPartsMapper:
         augmentations = utils.build_augmentation(cfg, is_train=True)
         if cfg.INPUT.PIECE_SIDE:
             side, (low, high) = cfg.INPUT.PIECE_SIDE, cfg.INPUT.SCALE_RANGE
+            piece = T.ResizeScale(low, high, side, side)
+            if cfg.INPUT.PERSON_CROP[0]:
+                piece = PersonCrop(*cfg.INPUT.PERSON_CROP, side, otherwise=piece)
             # The first augmentation resizes to INPUT.MIN_SIZE_TRAIN.
-            augmentations[:1] = [
-                T.ResizeScale(low, high, side, side),
-                T.RandomCrop("absolute", (side, side)),
-            ]
+            augmentations[:1] = [piece, T.RandomCrop("absolute", (side, side))]
         probability, degrees = cfg.INPUT.ROTATION
         if probability:
             # A rotated image is larger; crops bound it again, whole images keep their size.
@@ -162,7 +163,8 @@ class BodyPartsMapper:
         utils.check_image_size(dataset_dict, image)
         height, width = image.shape[:2]
 
-        inputs = T.AugInput(image)
+        people = [_box(a) for a in annotations if not a.get("iscrowd", 0)]
+        inputs = T.AugInput(image, boxes=np.array(people, np.float64).reshape(-1, 4))
         transforms = self.augmentations(inputs)
         mirrored = is_mirroring(transforms)
         shape = inputs.image.shape[:2]
@@ -250,11 +252,15 @@ def _loss_weights(cfg) -> dict[str, float]:
     return {name: float(weight) for name, weight in cfg.DATASETS.TRAIN_LOSS_WEIGHTS}
 
 
+def _box(annotation: dict) -> list[float]:
+    """The annotation's box, XYXY absolute."""
+    return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+
+
 def _transformed_box(
     annotation: dict, transforms: T.TransformList, shape: tuple[int, int]
 ) -> tuple[float, ...]:
-    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    box = transforms.apply_box(np.array([box]))[0]
+    box = transforms.apply_box(np.array([_box(annotation)]))[0]
     return tuple(np.clip(box, 0, (shape[1], shape[0], shape[1], shape[0])))
 
 

@@ -1,8 +1,9 @@
-"""A small residual network for CPUs, and an FPN that also runs on the mirror image."""
+"""A small residual network for CPUs, and an FPN that looks at an image several times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -10,6 +11,11 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
+
+from .regions import CELL, Strip
+
+# The key, among the feature maps, of `SeveralLooksFPN.look_closer` at the same images.
+CLOSER = "closer"
 
 
 def in_look(number: int, name: str) -> str:
@@ -28,30 +34,41 @@ def unmirrored(maps: torch.Tensor, permutation: Sequence[int]) -> torch.Tensor:
 
 
 class SeveralLooksFPN(FPN):
-    """An FPN that at inference also runs on downscaled mirror images ("looks") of the image.
+    """An FPN that at inference also runs on other views ("looks") of the image.
 
-    Averaging the part segmentation over all of them (`PartSegmentation.probabilities`), or the RoI
-    heads over two (`BodyPartsROIHeads`), is more accurate, for a fraction of the time more.
+    Downscaled mirror images: averaging the part segmentation over all of them
+    (`PartSegmentation.probabilities`), or the RoI heads over two (`BodyPartsROIHeads`), is more
+    accurate, for a fraction of the time more. And a closer look at each person, in which nobody is
+    small: `look_closer`.
     """
 
-    def __init__(self, *args, mirrored_looks: Sequence[float] = (), **kwargs) -> None:
+    def __init__(
+        self, *args, mirrored_looks: Sequence[float] = (), closer_side: int = 0, **kwargs
+    ) -> None:
         """
         Args:
             args, kwargs: those of `FPN`.
             mirrored_looks: the scale of each mirror image relative to the image.
+            closer_side: height of `look_closer`'s strip, in pixels; 0 = no closer look.
 
         Raises:
-            ValueError: a scale is not in (0, 1].
+            ValueError: a scale is not in (0, 1], or the side is not a multiple of ``CELL``.
         """
         super().__init__(*args, **kwargs)
         if not all(0 < size <= 1 for size in mirrored_looks):
             raise ValueError(
                 f"MODEL.FPN.MIRRORED_LOOKS: above 0 and at most 1, found {tuple(mirrored_looks)}"
             )
+        if closer_side % CELL:
+            raise ValueError(f"MODEL.FPN.CLOSER_SIDE: a multiple of {CELL}, found {closer_side}")
         self.mirrored_looks = tuple(mirrored_looks)
+        self.closer_side = closer_side
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, C, H, W) -> `FPN`'s feature maps, and those of each mirrored view (`in_look`)."""
+        """(N, C, H, W) -> `FPN`'s feature maps, and those of each mirrored view (`in_look`).
+
+        With a closer look, ``CLOSER`` is `look_closer` at these images.
+        """
         features = super().forward(x)
         if self.training:
             return features
@@ -63,13 +80,31 @@ class SeveralLooksFPN(FPN):
             small = nn.functional.interpolate(mirror_image, size, mode="bilinear")
             look = super().forward(small)
             features.update({in_look(i, name): map_ for name, map_ in look.items()})
+        if self.closer_side:
+            features[CLOSER] = partial(self.look_closer, x)
         return features
 
+    def look_closer(self, x: torch.Tensor, strips: list[Strip]) -> dict[str, torch.Tensor]:
+        """The feature maps (1, channels, h, w) of strips of the images, side by side.
+
+        Args:
+            x: (N, C, H, W), as for `forward`.
+            strips: one per image, not all empty.
+        """
+        cuts = [strip.cut(x[i : i + 1]) for i, strip in enumerate(strips) if len(strip.ends)]
+        return super().forward(torch.cat(cuts, dim=3))
+
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """See `FPN.output_shape`; strides of mirrored views are in pixels of the scaled image."""
+        """See `FPN.output_shape`; strides of mirrored views are in pixels of the scaled image.
+
+        With a closer look, ``CLOSER`` has the finest map's shape.
+        """
         shapes = super().output_shape()
         looks = range(len(self.mirrored_looks))
-        return {**shapes, **{in_look(i, name): s for i in looks for name, s in shapes.items()}}
+        others = {in_look(i, name): s for i in looks for name, s in shapes.items()}
+        if self.closer_side:
+            others[CLOSER] = next(iter(shapes.values()))
+        return {**shapes, **others}
 
 
 @BACKBONE_REGISTRY.register()
@@ -109,4 +144,5 @@ def build_small_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
         fpn.NORM,
         top_block=LastLevelMaxPool(),
         mirrored_looks=fpn.MIRRORED_LOOKS,
+        closer_side=fpn.CLOSER_SIDE,
     )

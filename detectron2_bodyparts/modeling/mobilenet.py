@@ -112,6 +112,7 @@ def build_mobilenet_v1_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
         cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p4"),
         mirrored_looks=cfg.MODEL.FPN.MIRRORED_LOOKS,
+        closer_side=cfg.MODEL.FPN.CLOSER_SIDE,
     )
     # On a CPU, depthwise convolutions are two to three times as fast in this format.
     return backbone.to(memory_format=torch.channels_last)

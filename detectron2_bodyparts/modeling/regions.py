@@ -6,11 +6,64 @@ import torch
 from detectron2.structures import Instances
 from torch import nn
 
+# The border of a crop in a `Strip`, on each side, as a fraction of the region's longer side: what
+# is around a limb helps to tell it.
+BORDER = 0.05
+# The width of each crop in a `Strip` is a multiple of this many pixels, the coarsest stride of the
+# backbones' bottom-up networks.
+CELL = 32
+# Small people are not enlarged more than this, as in training (`data.person_crop`).
+MAX_SCALE = 4.0
+
 
 def enlarged(boxes: torch.Tensor, margin: float | torch.Tensor) -> torch.Tensor:
     """Enlarge (N, 4) XYXY boxes on each side by a fraction of their size, one for all or (N, 1)."""
     more = (boxes[:, 2:] - boxes[:, :2]) * margin
     return torch.cat([boxes[:, :2] - more, boxes[:, 2:] + more], dim=1)
+
+
+class Strip:
+    """A strip of crops around regions, side by side, each scaled to the strip's height.
+
+    One image for any number of people, of no more pixels than they need: standing people are
+    narrow. Each crop is mirrored.
+    """
+
+    def __init__(self, boxes: torch.Tensor, margin: float, side: int) -> None:
+        """
+        Args:
+            boxes: (R, 4) XYXY absolute.
+            margin: the regions are these boxes `enlarged` by it.
+            side: height of the strip, in pixels.
+        """
+        size = boxes[:, 2:] - boxes[:, :2]
+        region = size * (1 + 2 * margin)
+        self.side = side
+        self.centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        longer = region.amax(dim=1).clamp(min=1) * (1 + 2 * BORDER)
+        self.scale = (side / longer).clamp(max=MAX_SCALE)
+        self.size = size * self.scale[:, None]
+        widths = region[:, 0] * self.scale + side * (1 - 1 / (1 + 2 * BORDER))
+        # Half a pixel less, so that rounding errors do not decide on a cell.
+        widths = ((widths - 0.5) / CELL).ceil().long() * CELL
+        self.ends = widths.cumsum(0)
+        self.middle = self.ends - widths / 2
+
+    def boxes(self) -> torch.Tensor:
+        """(R, 4) XYXY: the boxes in the strip."""
+        middle = torch.stack([self.middle, torch.full_like(self.middle, self.side / 2)], dim=1)
+        return torch.cat([middle - self.size / 2, middle + self.size / 2], dim=1)
+
+    def cut(self, image: torch.Tensor) -> torch.Tensor:
+        """(1, C, H, W) -> the strip (1, C, side, W'); what is outside the image is 0."""
+        columns = torch.arange(self.ends[-1], device=image.device)
+        whose = (columns[:, None] >= self.ends).sum(dim=1)
+        rows = torch.arange(self.side, device=image.device) + 0.5 - self.side / 2
+        x = self.centre[whose, 0] - (columns + 0.5 - self.middle[whose]) / self.scale[whose]
+        y = self.centre[whose, 1] + rows[:, None] / self.scale[whose]
+        height, width = image.shape[-2:]
+        grid = torch.stack([(x * 2 / width - 1).expand_as(y), y * 2 / height - 1], dim=2)
+        return nn.functional.grid_sample(image, grid[None], align_corners=False)
 
 
 def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:

@@ -12,11 +12,11 @@ from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 from ..schema import get_part_schema
-from .backbone import in_look
-from .keypoint_head import BodyPartsKeypointHead
+from .backbone import CLOSER, in_look, unmirrored
+from .keypoint_head import BodyPartsKeypointHead, decode_keypoints
 from .mask_head import BodyPartsMaskHead
 from .proposals import lies_in, split_ignored
-from .regions import enlarged, tell_margin
+from .regions import Strip, enlarged, tell_margin
 from .rescoring import rescored
 from .segmentation import PartSegmentation
 
@@ -35,6 +35,8 @@ class BodyPartsROIHeads(StandardROIHeads):
     * With ``part_segmentation`` the masks start from a part segmentation of the whole image.
     * With ``mirrored`` all heads also run on every region in the mirror image at inference, and
       both outputs are averaged: box deltas, and the logits of scores, masks and keypoints.
+    * With ``closer_side`` masks and keypoints are averaged with those in a closer look
+      (`SeveralLooksFPN.look_closer`) at the most confident people instead; not with given boxes.
     * With ``region_margin`` the mask and keypoint heads see more than the box, which may cut off a
       foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, which
       ``pred_region_margin`` (N,) gives; ``pred_masks``, which Detectron2 pastes into the box, are
@@ -54,6 +56,9 @@ class BodyPartsROIHeads(StandardROIHeads):
         part_segmentation: PartSegmentation | None = None,
         region_margin: float = 0.0,
         mirrored: bool = False,
+        closer_side: int = 0,
+        closer_score: float = 0.0,
+        closer_people: int = 4,
         part_score_power: float = 0.0,
         second_find_score: float = 1.0,
         feature_strides: Mapping[str, int] | None = None,
@@ -69,6 +74,10 @@ class BodyPartsROIHeads(StandardROIHeads):
             part_segmentation: on the finest feature map that the mask head pools from.
             region_margin: enlargement of a box on each side, as a fraction of its width or height.
             mirrored: also use the first mirrored view (`SeveralLooksFPN`) at inference.
+            closer_side: side, in pixels, of the closer looks at inference; 0 = none.
+            closer_score: lowest score, as corrected by the masks, for a closer look; the most
+                confident person of each image always gets one.
+            closer_people: maximum number of closer looks at an image.
             part_score_power: scores are multiplied by the mean probability of any part over the
                 body mask to this power, at inference.
             second_find_score: factor on the score of a person whose body mask lies entirely inside
@@ -89,12 +98,17 @@ class BodyPartsROIHeads(StandardROIHeads):
         own = all(isinstance(h, (BodyPartsMaskHead, BodyPartsKeypointHead)) for h in heads)
         if mirrored and not (own and feature_strides):
             raise ValueError("MODEL.ROI_HEADS.MIRRORED needs the plugin's heads and all strides")
+        if closer_side and not own:
+            raise ValueError("MODEL.FPN.CLOSER_SIDE needs the plugin's mask and keypoint heads")
         self.ignore_ioa = ignore_ioa
         self.max_regions_per_image = max_regions_per_image
         self.share_mask_features = share_mask_features
         self.part_segmentation = part_segmentation
         self.region_margin = region_margin
         self.mirrored = mirrored
+        self.closer_side = closer_side
+        self.closer_score = closer_score
+        self.closer_people = closer_people
         self.part_score_power = part_score_power
         self.second_find_score = second_find_score
         self.feature_strides = dict(feature_strides or {})
@@ -113,6 +127,14 @@ class BodyPartsROIHeads(StandardROIHeads):
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
         looks = in_look(0, cfg.MODEL.ROI_HEADS.IN_FEATURES[0]) in input_shape
+        ret["closer_side"] = cfg.MODEL.FPN.CLOSER_SIDE
+        ret["closer_score"] = cfg.MODEL.ROI_HEADS.CLOSER_SCORE
+        ret["closer_people"] = cfg.MODEL.ROI_HEADS.CLOSER_PEOPLE
+        if cfg.MODEL.FPN.CLOSER_SIDE and CLOSER not in input_shape:
+            raise ValueError(
+                "MODEL.FPN.CLOSER_SIDE: only the plugin's own backbones look closer, "
+                f"{cfg.MODEL.BACKBONE.NAME} does not"
+            )
         if cfg.MODEL.FPN.MIRRORED_LOOKS and not looks:
             raise ValueError(
                 "MODEL.FPN.MIRRORED_LOOKS: only the plugin's own backbones look several times, "
@@ -171,7 +193,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         """See `ROIHeads.forward`."""
         if not self.training:
             people, losses = super().forward(images, features, proposals, targets)
-            return [rescored(p, self) for p in people], losses
+            return self.look_closer(features, [rescored(p, self) for p in people]), losses
         if not targets:
             raise ValueError("training needs targets")
         losses = {}
@@ -207,6 +229,57 @@ class BodyPartsROIHeads(StandardROIHeads):
                 tell_margin(found, self.region_margin)
         return regions
 
+    def look_closer(self, features, people: list[Instances]) -> list[Instances]:
+        """Average masks and keypoints with those in a closer look.
+
+        Args:
+            features: the backbone's.
+            people: per image, with scores, masks and keypoints as the model has them.
+
+        Returns:
+            The same people, or the given ones if there are none or the model does not look closer.
+        """
+        wanted = self.closer_side and (self.mask_on or self.keypoint_on)
+        if not wanted or not sum(map(len, people)):
+            return people
+        chosen = [_confident(p, self.closer_score, self.closer_people) for p in people]
+        which = torch.cat(chosen).nonzero()[:, 0]
+        boxes = [p.pred_boxes.tensor[c] for p, c in zip(people, chosen, strict=True)]
+        strips = [Strip(b, self.region_margin, self.closer_side) for b in boxes]
+        whole = Strip(torch.cat(boxes), self.region_margin, self.closer_side)
+        crops = Instances((self.closer_side, self.closer_side), pred_boxes=Boxes(whole.boxes()))
+        crops.pred_classes = torch.zeros_like(which)
+        (closer,) = self.forward_with_given_boxes(features[CLOSER](strips), [crops])
+
+        sizes = [len(p) for p in people]
+        for name, permutation in self._mirrored_fields().items():
+            maps = torch.cat([p.get(name) for p in people])
+            mean = (maps[which] + unmirrored(closer.get(name), permutation)) / 2
+            maps = maps.index_put((which,), mean)
+            for one, of_one in zip(people, maps.split(sizes), strict=True):
+                one.set(name, of_one)
+        if self.keypoint_on:
+            for one in people:
+                regions = enlarged(one.pred_boxes.tensor, self.region_margin)
+                one.pred_keypoints = decode_keypoints(one.pred_keypoint_heatmaps, regions)
+        return people
+
+    def _mirrored_fields(self) -> dict[str, tuple[int, ...]]:
+        """The fields of maps -> the permutations of their channels under a flip."""
+        fields = {}
+        if self.mask_on:
+            fields["pred_part_masks"] = self.mask_head.part_schema.flip_permutation
+            fields["pred_masks"] = (0,)
+        if self.keypoint_on:
+            fields["pred_keypoint_heatmaps"] = self.keypoint_head.flip_permutation
+        return fields
+
+    @property
+    def _mirrored_maps(self) -> bool:
+        """Whether the mask and keypoint heads, too, look at the mirror image: not if they look
+        closer, which is better for those people, and the time is better spent there."""
+        return self.mirrored and not self.closer_side
+
     def _regions(self, instances: Instances, name: str) -> Instances:
         """The same instances with their boxes (field ``name``) enlarged by the margin."""
         regions = Instances(instances.image_size, **instances.get_fields())
@@ -224,7 +297,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         boxes = [p.proposal_boxes for p in proposals]
         (scores, deltas), (scores_there, deltas_there) = (
             self.box_predictor(self.box_head(self.box_pooler(maps, places)))
-            for maps, places in self._views(features, self.box_in_features, boxes)
+            for maps, places in self._views(features, self.box_in_features, boxes, self.mirrored)
         )
         # dx, dy, dw, dh of each class; dx has the opposite sign in the mirror image.
         back = deltas.new_tensor([-1, 1, 1, 1]).repeat(deltas.shape[1] // 4)
@@ -236,7 +309,9 @@ class BodyPartsROIHeads(StandardROIHeads):
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
         trunks = [
             self.mask_head.trunk(self.mask_pooler(maps, places))
-            for maps, places in self._views(features, self.mask_in_features, boxes)
+            for maps, places in self._views(
+                features, self.mask_in_features, boxes, self._mirrored_maps
+            )
         ]
         segmentation = None
         if self.part_segmentation is not None:
@@ -267,18 +342,24 @@ class BodyPartsROIHeads(StandardROIHeads):
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
         regions, *mirrored = (
             self.keypoint_pooler(maps, places)
-            for maps, places in self._views(features, self.keypoint_in_features, boxes)
+            for maps, places in self._views(
+                features, self.keypoint_in_features, boxes, self._mirrored_maps
+            )
         )
         return self.keypoint_head(regions, instances, *mirrored)
 
     def _views(
-        self, features: Mapping[str, torch.Tensor], names: Sequence[str], boxes: list[Boxes]
+        self,
+        features: Mapping[str, torch.Tensor],
+        names: Sequence[str],
+        boxes: list[Boxes],
+        mirrored: bool,
     ) -> Iterator[tuple[list[torch.Tensor], list[Boxes]]]:
         """Feature maps ``names`` and the boxes on them, of the image and, with ``mirrored`` at
         inference, of its mirror image."""
         maps = [features[name] for name in names]
         yield maps, boxes
-        if self.training or not self.mirrored:
+        if self.training or not mirrored:
             return
         there = [features[in_look(0, name)] for name in names]
         rows, columns = maps[0].shape[-2:]
@@ -290,6 +371,12 @@ class BodyPartsROIHeads(StandardROIHeads):
             sides = [(width - x1) * across, y0 * down, (width - x0) * across, y1 * down]
             places.append(Boxes(torch.stack(sides, dim=1)))
         yield there, places
+
+
+def _confident(people: Instances, score: float, count: int) -> torch.Tensor:
+    """(N,) bool: of the first ``count`` people, those of at least this score, and the first."""
+    order = torch.arange(people.scores.shape[0], device=people.scores.device)
+    return (people.scores >= score) & (order < count) | (order == 0)
 
 
 def _looks(features: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:

@@ -66,6 +66,17 @@ MODELS = {
         *("MODEL.FPN.MIRRORED_LOOKS", (0.7,)),
         *("MODEL.ROI_HEADS.MIRRORED", True),
     ],
+    "closer look": [
+        *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
+        *("MODEL.ROI_KEYPOINT_HEAD.SHARE_MASK_FEATURES", True),
+        *("MODEL.BODYPARTS.REGION_MARGIN", 0.1),
+        *("MODEL.FPN.CLOSER_SIDE", 64),
+    ],
+    "closer look, own joint features": [
+        *("MODEL.FPN.CLOSER_SIDE", 64),
+        *("MODEL.ROI_HEADS.CLOSER_SCORE", 0.0, "MODEL.ROI_HEADS.CLOSER_PEOPLE", 2),
+        *("MODEL.FPN.MIRRORED_LOOKS", (0.7,), "MODEL.ROI_HEADS.MIRRORED", True),
+    ],
     "scores by masks": [
         *("MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT", 1.0),
         *("MODEL.BODYPARTS.REGION_MARGIN", 0.2),

@@ -110,7 +110,7 @@ def test_a_look_of_another_size_is_looked_at_in_the_same_places(small_cfg):
         return torch.stack([width - x if flipped else x, y])[None]
 
     features = {"p2": places(4, False), in_look(0, "p2"): places(8, True)}
-    (maps, boxes), (maps_there, boxes_there) = heads._views(features, ["p2"], [Boxes(BOXES)])
+    (maps, boxes), (maps_there, boxes_there) = heads._views(features, ["p2"], [Boxes(BOXES)], True)
     pooler = heads.mask_pooler.level_poolers[0]  # of stride 4, in both: a look has its own pixels
     roi = torch.cat([torch.zeros(2, 1), boxes[0].tensor], dim=1)
     roi_there = torch.cat([torch.zeros(2, 1), boxes_there[0].tensor], dim=1)
@@ -125,7 +125,7 @@ def test_a_look_of_another_size_is_looked_at_in_the_same_places(small_cfg):
 def test_training_looks_once(mirrored_cfg):
     model = lively(mirrored_cfg).train()
     features = {"p2": torch.zeros(1, 16, 24, 32)}
-    assert len(list(model.roi_heads._views(features, ["p2"], [Boxes(BOXES)]))) == 1
+    assert len(list(model.roi_heads._views(features, ["p2"], [Boxes(BOXES)], True))) == 1
 
 
 @pytest.mark.parametrize(

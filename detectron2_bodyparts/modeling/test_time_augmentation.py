@@ -28,6 +28,7 @@ class BodyPartsRCNNWithTTA(GeneralizedRCNNWithTTA):
     averaged: mask probabilities and keypoint heatmaps' logits, which are then decoded once. If two
     views place a wrist differently, the mean of decoded keypoints would lie between, where no wrist
     is. Detectron averages logits, too (``TEST.KPS_AUG.HEUR: HM_AVG``).
+    There is no closer look (MODEL.FPN.CLOSER_SIDE).
 
     The output has the fields of the plain model, in coordinates of the image.
     """

@@ -47,7 +47,8 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Maximum number of closer looks at an image, at its most confident people.
     _C.MODEL.ROI_HEADS.CLOSER_PEOPLE = 4
 
-    # At inference all RoI heads also look at the first of MODEL.FPN.MIRRORED_LOOKS.
+    # At inference all RoI heads also look at the first of MODEL.FPN.MIRRORED_LOOKS; with a closer
+    # look, the box head only.
     _C.MODEL.ROI_HEADS.MIRRORED = False
 
     # Scores are multiplied by the mean probability of any part over the body mask, to this power; 0

@@ -35,8 +35,9 @@ class BodyPartsROIHeads(StandardROIHeads):
     * With ``part_segmentation`` the masks start from a part segmentation of the whole image.
     * With ``mirrored`` all heads also run on every region in the mirror image at inference, and
       both outputs are averaged: box deltas, and the logits of scores, masks and keypoints.
-    * With ``closer_side`` masks and keypoints are averaged with those in a closer look
-      (`SeveralLooksFPN.look_closer`) at the most confident people instead; not with given boxes.
+    * With ``closer_side`` masks and keypoints are instead averaged with those in a closer look
+      (`SeveralLooksFPN.look_closer`) at the most confident people: mask probabilities, and the
+      logits of keypoints. People in given boxes get one from `look_closer` only.
     * With ``region_margin`` the mask and keypoint heads see more than the box, which may cut off a
       foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, which
       ``pred_region_margin`` (N,) gives; ``pred_masks``, which Detectron2 pastes into the box, are
@@ -276,8 +277,8 @@ class BodyPartsROIHeads(StandardROIHeads):
 
     @property
     def _mirrored_maps(self) -> bool:
-        """Whether the mask and keypoint heads, too, look at the mirror image: not if they look
-        closer, which is better for those people, and the time is better spent there."""
+        """Whether the mask and keypoint heads look at the mirror image, too: not if they look
+        closer, where the time is better spent."""
         return self.mirrored and not self.closer_side
 
     def _regions(self, instances: Instances, name: str) -> Instances:

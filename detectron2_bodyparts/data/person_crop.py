@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from detectron2.data import transforms as T
 
-# A person is not enlarged more than this: there is nothing to be learned from a few pixels.
-MAX_SCALE = 4.0
+from ..modeling.regions import MAX_SCALE
 
 
 class PersonCrop(T.Augmentation):
@@ -14,7 +13,7 @@ class PersonCrop(T.Augmentation):
 
     It trains for a closer look at each person (MODEL.FPN.CLOSER_SIDE), in which nobody is
     small. People are chosen with equal probability, so those in groups are seen more often than in
-    whole images.
+    whole images. As in a closer look, nobody is enlarged more than ``MAX_SCALE`` times.
     """
 
     def __init__(

@@ -12,7 +12,8 @@ BORDER = 0.05
 # The width of each crop in a `Strip` is a multiple of this many pixels, the coarsest stride of the
 # backbones' bottom-up networks.
 CELL = 32
-# Small people are not enlarged more than this, as in training (`data.person_crop`).
+# Small people are not enlarged more than this in a `Strip` and in training (`data.person_crop`):
+# there is nothing to be learned from a few pixels.
 MAX_SCALE = 4.0
 
 

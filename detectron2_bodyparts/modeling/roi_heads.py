@@ -127,7 +127,6 @@ class BodyPartsROIHeads(StandardROIHeads):
         ret["second_find_score"] = cfg.MODEL.ROI_HEADS.SECOND_FIND_SCORE
         ret["region_margin"] = cfg.MODEL.BODYPARTS.REGION_MARGIN
         ret["max_regions_per_image"] = cfg.MODEL.BODYPARTS.MAX_REGIONS_PER_IMAGE
-        looks = in_look(0, cfg.MODEL.ROI_HEADS.IN_FEATURES[0]) in input_shape
         ret["closer_side"] = cfg.MODEL.FPN.CLOSER_SIDE
         ret["closer_score"] = cfg.MODEL.ROI_HEADS.CLOSER_SCORE
         ret["closer_people"] = cfg.MODEL.ROI_HEADS.CLOSER_PEOPLE
@@ -136,6 +135,7 @@ class BodyPartsROIHeads(StandardROIHeads):
                 "MODEL.FPN.CLOSER_SIDE: only the plugin's own backbones look closer, "
                 f"{cfg.MODEL.BACKBONE.NAME} does not"
             )
+        looks = in_look(0, cfg.MODEL.ROI_HEADS.IN_FEATURES[0]) in input_shape
         if cfg.MODEL.FPN.MIRRORED_LOOKS and not looks:
             raise ValueError(
                 "MODEL.FPN.MIRRORED_LOOKS: only the plugin's own backbones look several times, "

@@ -9,7 +9,6 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
 from detectron2_bodyparts.data import BodyPartsMapper
-from detectron2_bodyparts.data.person_crop import MAX_SCALE as MAX_CROP_SCALE
 from detectron2_bodyparts.data.person_crop import PersonCrop
 from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
@@ -217,7 +216,7 @@ def test_a_person_crop_shows_a_whole_person_at_the_size_asked_for():
         expected = (boxes[chosen, :2] + boxes[chosen, 2:]) / 2
         assert np.abs(piece[y, x] - expected).max() < 2
     assert shown == {0, 1}  # the third would have to be enlarged more than MAX_SCALE times
-    assert 3 * MAX_CROP_SCALE < 0.5 * 128
+    assert 3 * MAX_SCALE < 0.5 * 128
 
 
 def test_without_people_or_luck_the_other_augmentation_is_used():

@@ -33,8 +33,8 @@ def read_onnx_weights(
         model_weights: the model's ``state_dict``; the weights are reshaped to its shapes.
 
     Raises:
-        ValueError: the file is not an ONNX file, or the model has batch norms, which the exporter
-            folds into the preceding convolutions.
+        ValueError: the file is not an ONNX file or a quantized one, or the model has batch norms,
+            which the exporter folds into the preceding convolutions.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -43,6 +43,8 @@ def read_onnx_weights(
         graph = onnx.load(path).graph
     except DecodeError as e:
         raise ValueError("expected an ONNX file, found something else") from e
+    if any(stored.data_type == onnx.TensorProto.INT8 for stored in graph.initializer):
+        raise ValueError("a quantized file is no checkpoint; take the file it was made from")
     weights = {}
     for stored in graph.initializer:
         if stored.name.startswith(WEIGHTS):

@@ -41,7 +41,8 @@ class ModelInfo:
             side: see `resize_shorter_side`.
         pixel_mean, pixel_std, channel_order, size_divisibility: preprocessing, for information: the
             graph does it itself and takes BGR in 0..255 of any size.
-        weights: how they are stored, ``"float32"`` or ``"float16"``; computation is in float32.
+        weights: how they are stored, ``"float32"`` or ``"float16"``, which are computed with in
+            float32, or ``"int8"``: those of convolutions, which are computed in 8 bits.
         score_threshold, nms_threshold, max_people: postprocessing of detections, also in the graph.
         region_margin: margin of the masks around the box; see `People`. 0 for files of format 1.
     """
@@ -121,7 +122,7 @@ class OnnxPredictor:
     ) -> None:
         """
         Args:
-            path: a file written by ``bodyparts export``.
+            path: a file written by ``bodyparts export`` or ``bodyparts quantize``.
             threads: CPU threads per image; None for ONNX Runtime's default.
             threshold: people with a lower score are left out. The model itself applies
                 `ModelInfo.score_threshold`, to box scores before masks lower them.

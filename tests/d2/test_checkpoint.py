@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from detectron2 import model_zoo
@@ -9,7 +11,12 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from detectron2_bodyparts import add_bodyparts_config, get_config_file
-from detectron2_bodyparts.checkpoint import BodyPartsCheckpointer, WholeCheckpointer, new_weights
+from detectron2_bodyparts.checkpoint import (
+    BodyPartsCheckpointer,
+    WholeCheckpointer,
+    new_weights,
+    read_onnx_weights,
+)
 from detectron2_bodyparts.cli import main
 from detectron2_bodyparts.export import export_onnx
 from detectron2_bodyparts.predictor import BodyPartsPredictor
@@ -197,6 +204,14 @@ def test_an_onnx_file_that_is_none(small_cfg, tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ValueError, match="expected an ONNX file"):
         WholeCheckpointer(build_model(small_cfg)).load(str(path))
+
+
+def test_a_quantized_file_is_no_checkpoint(tmp_path):
+    weight = onnx.numpy_helper.from_array(np.zeros((2, 3), np.int8), "model.w_quantized")
+    graph = onnx.helper.make_graph([], "empty", [], [], [weight])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "int8.onnx")
+    with pytest.raises(ValueError, match="quantized file is no checkpoint"):
+        read_onnx_weights(tmp_path / "int8.onnx", {})
 
 
 def test_an_exported_model_with_batch_norms_is_no_checkpoint(small_cfg, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
         for path, image in zip(paths, images, strict=True):
             if image is None:
                 raise CommandError(f"{path}: not an image")
-        quantize(args.model or default_model(), args.output, images)
+        logging.disable(logging.WARNING)  # ONNX Runtime's advice to do what `quantize` has done
+        try:
+            quantize(args.model or default_model(), args.output, images)
+        finally:
+            logging.disable(logging.NOTSET)
     print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, from {len(images)} images")
     return 0

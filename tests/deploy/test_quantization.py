@@ -51,6 +51,11 @@ def test_finds_the_same_as_the_original(quantized, photograph):
     assert (drawn == expected)[foreground].mean() > 0.85
 
 
+def test_the_command_keeps_quiet(tmp_path, caplog):
+    assert cli.main(["quantize", str(tmp_path / "x.onnx"), str(PHOTOGRAPHS[0])]) == 0
+    assert not caplog.records
+
+
 def test_metadata(quantized):
     info, original = OnnxPredictor(quantized).info, OnnxPredictor(default_model()).info
     assert (info.weights, original.weights) == ("int8", "float16")

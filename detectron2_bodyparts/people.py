@@ -88,6 +88,11 @@ class Person:
 
     @cached_property
     def _crop(self) -> Crop:
+        x0, y0, parts, body = self._unclipped()
+        return Crop(x0, y0, parts * body, body)
+
+    def _unclipped(self) -> Crop:
+        """As `crop`, but with the parts that lie outside the body, too."""
         x0, y0, columns, rows = self._grid()
         shape = len(rows), len(columns)
         body, labels = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.uint8)
@@ -101,11 +106,11 @@ class Person:
                 np.copyto(likeliest, left, where=wins & (probs[left] > probs[right]))
                 np.maximum(surest, kind, out=surest)
             body[band] = probs[self.part_schema.index(BODY)] >= MASK_THRESHOLD
-            likeliest *= body[band] & (surest >= none)
+            likeliest *= surest >= none
         return Crop(x0, y0, labels, body)
 
-    def _grid(self) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """First column and row of the masks, and their interpolation weights for each axis."""
+    def _grid(self) -> tuple[int, int, _Samples, _Samples]:
+        """First column and row of the masks, and where the columns and rows lie in them."""
         if self.part_probs is None:
             raise ValueError("this prediction has no part masks")
         size = self.part_probs.shape[-1]
@@ -343,25 +348,35 @@ class People(Sequence[Person]):
     def label_map(self) -> np.ndarray:
         """(H, W) uint8: 0 = no part, else the channel index.
 
-        Whole silhouettes are painted in ascending score, so the most confident person is on top and
-        each pixel's part belongs to the person in `person_map`.
+        Whole silhouettes are painted in ascending score, so the most confident person is on top.
+        Pixels outside all silhouettes have the most confident person's part that is likelier there
+        than none: what a silhouette omits as another's may be nobody else's. Each pixel's part
+        belongs to the person in `person_map`.
         """
         labels = np.zeros(self.image_size, dtype=np.uint8)
-        for _, crop in self._paint_order():
-            labels[crop.slices][crop.body] = crop.labels[crop.body]
+        for _, crop, shown in self._painted():
+            np.copyto(labels[crop.slices], crop.labels, where=shown)
         return labels
 
     def person_map(self) -> np.ndarray:
-        """(H, W) int32: 0 = nobody, i + 1 = silhouette of person i; painted like `label_map`."""
+        """(H, W) int32: 0 = nobody, i + 1 = person i; painted like `label_map`."""
         owners = np.zeros(self.image_size, dtype=np.int32)
-        for i, crop in self._paint_order():
-            owners[crop.slices][crop.body] = i + 1
+        for i, crop, shown in self._painted():
+            owners[crop.slices][shown] = i + 1
         return owners
 
-    def _paint_order(self) -> Iterator[tuple[int, Crop]]:
+    def _painted(self) -> Iterator[tuple[int, Crop, np.ndarray]]:
+        """Each person's index, masks, unclipped, and the pixels to paint: (h, w) bool."""
+        covered = np.zeros(self.image_size, dtype=bool)
         # Among equal scores, the first in the list is painted last, that is on top.
         for i in np.argsort(-self.scores, kind="stable")[::-1]:
-            yield int(i), self[i].crop()
+            crop = self[i]._unclipped()
+            inside = covered[crop.slices]
+            shown = crop.labels > 0
+            shown &= ~inside
+            shown |= crop.body
+            yield int(i), crop, shown
+            inside |= crop.body
 
     def to_json(self) -> dict[str, Any]:
         """The predictions in plain JSON types.
@@ -440,9 +455,33 @@ def _check_shape(name: str, array: np.ndarray, expected: tuple) -> None:
         raise ValueError(f"{name}: expected shape {expected}, found {array.shape}")
 
 
+class _Samples(NamedTuple):
+    """Where some pixels of one axis lie between two neighbouring samples of a mask.
+
+    ``low``: (n,) int, the first of the two, counted from 0 = the zero in front of the mask.
+    ``share``: (n, 1) float32 in 0..1, the weight of the second.
+    """
+
+    low: np.ndarray
+    share: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def interpolate(self, values: np.ndarray, pixels: slice = slice(None)) -> np.ndarray:
+        """(C, S + 2, M), masks' samples between zeros -> (C, n, M) at the pixels."""
+        low = self.low[pixels]
+        near = values.take(low, axis=1)
+        between = values.take(low + 1, axis=1)
+        between -= near
+        between *= self.share[pixels]
+        between += near
+        return between
+
+
 def _interpolation(
     start: float, end: float, image_length: int, size: int
-) -> tuple[int, np.ndarray]:
+) -> tuple[int, _Samples]:
     """One axis of pasting a mask into its region: bilinear at pixel centres, zero around the mask.
 
     Pixel x samples the mask at (x + 0.5 - start) * size / (end - start) - 0.5, as Detectron2's
@@ -450,22 +489,18 @@ def _interpolation(
     beyond: pixels outside the region never reach a threshold of 0.5 and are omitted here.
 
     Returns:
-        The first pixel whose centre lies in the region and in the image, and the (pixels, size)
-        float32 weights of the mask's samples, two per row; no rows if there is no such pixel.
+        The first pixel whose centre lies in the region and in the image, and where those from it to
+        the last one lie in the mask; none if there is no such pixel.
     """
     start, length = float(start), float(end) - float(start)
     first = max(int(np.ceil(start - 0.5)), 0)
     last = min(int(np.floor(start + length - 0.5)), image_length - 1)
     if length <= 0 or last < first:
-        return min(first, image_length), np.zeros((0, size), dtype=np.float32)
-    position = (np.arange(first, last + 1) + 0.5 - start) * (size / length) - 0.5
-    low = np.floor(position).astype(int)
-    share = position - low
-    row = np.arange(len(position))
-    weights = np.zeros((len(position), size + 2), dtype=np.float32)  # a sample of zero at each end
-    weights[row, low + 1] = 1 - share
-    weights[row, low + 2] = share
-    return first, np.ascontiguousarray(weights[:, 1:-1])
+        first, last = min(first, image_length), -1
+    position = (np.arange(first, last + 1) + 0.5 - start) * (size / max(length, 1e-9)) - 0.5
+    low = np.floor(position)
+    share = (position - low).astype(np.float32)
+    return first, _Samples(low.astype(int) + 1, share[:, None])
 
 
 # Rows of pixels pasted at a time: few enough for all channels to stay in the CPU cache.
@@ -473,25 +508,27 @@ _BAND = 64
 
 
 def _pasted(
-    masks: np.ndarray, columns: np.ndarray, rows: np.ndarray
+    masks: np.ndarray, columns: _Samples, rows: _Samples
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Masks at the pixels of their region, one band of rows at a time.
 
-    A band depends on few rows of a mask, so it needs only a fraction of the full matrix product.
+    Not as matrix products, which are no faster: for some 25 ms after one, OpenBLAS's threads wait
+    busily for the next, while ONNX Runtime needs the cores for the next image.
 
     Args:
         masks: (C, S, S).
-        columns, rows: (w, S) and (h, S) weights from `_interpolation`.
+        columns, rows: of the w and h pixels, from `_interpolation`.
 
     Yields:
         The slice of the h rows, and (C, rows, w) float32.
     """
-    narrow = masks.astype(np.float32) @ columns.T
+    channels, size, _ = masks.shape
+    padded = np.zeros((channels, size + 2, size + 2), dtype=np.float32)
+    padded[:, 1:-1, 1:-1] = masks.transpose(0, 2, 1)  # both steps then copy whole rows
+    narrow = np.ascontiguousarray(columns.interpolate(padded).transpose(0, 2, 1))
     for start in range(0, len(rows), _BAND):
         band = slice(start, start + _BAND)
-        used = np.flatnonzero(rows[band].any(axis=0))
-        taken = slice(used[0], used[-1] + 1)
-        yield band, rows[band, taken] @ narrow[:, taken]
+        yield band, rows.interpolate(narrow, band)
 
 
 def _encode_crop(mask: np.ndarray, crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:

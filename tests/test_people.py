@@ -214,6 +214,22 @@ def test_nobody_shows_through_a_silhouette():
     assert not people.label_map().any()
 
 
+def test_what_no_silhouette_claims_is_the_surest_persons_part():
+    boxes = [[0, 0, 4, 4], [2, 0, 6, 4], [4, 0, 8, 4]]
+    probs = np.zeros((3, 3, 4, 4))
+    probs[[0, 1], HEAD] = 0.7
+    probs[2, TORSO] = 0.7
+    probs[0, 0] = 1  # a body; the others have parts and no body
+    people = make_people(probs, boxes, (4, 8), scores=np.array([0.5, 0.9, 0.7]))
+    h, t = HEAD, TORSO
+    np.testing.assert_array_equal(people.person_map()[0], [1, 1, 1, 1, 2, 2, 3, 3])
+    np.testing.assert_array_equal(people.label_map()[0], [h, h, h, h, h, h, t, t])
+    assert not people[1].label_map().any() and not people[2].part("torso").any()
+    probs[1:] *= 0.7  # now none is likelier
+    people = make_people(probs, boxes, (4, 8), scores=np.array([0.5, 0.9, 0.7]))
+    np.testing.assert_array_equal(people.label_map()[0], [h] * 4 + [0] * 4)
+
+
 def test_joints_by_name():
     keypoints = np.zeros((1, 17, 3))
     keypoints[0, COCO_17.keypoints.index("left_wrist")] = (12.5, 7.5, 0.8)

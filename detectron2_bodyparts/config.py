@@ -37,8 +37,8 @@ def add_bodyparts_config(cfg: CN) -> None:
     _C.MODEL.FPN.MIRRORED_LOOKS = ()
 
     # At inference masks and keypoints are averaged with those in a closer look at each detected
-    # person: a mirrored crop of the image of this many pixels, a multiple of 32; 0 = no closer
-    # look. Only with the plugin's own two backbones and heads.
+    # person: a crop of the image of this many pixels, a multiple of 32, and its mirror image.
+    # 0 = no closer look. Only with the plugin's own two backbones and heads.
     _C.MODEL.FPN.CLOSER_SIDE = 0
 
     # Lowest score, as corrected by the masks, for a closer look (MODEL.FPN.CLOSER_SIDE); the most

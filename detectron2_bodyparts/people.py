@@ -479,9 +479,7 @@ class _Samples(NamedTuple):
         return between
 
 
-def _interpolation(
-    start: float, end: float, image_length: int, size: int
-) -> tuple[int, _Samples]:
+def _interpolation(start: float, end: float, image_length: int, size: int) -> tuple[int, _Samples]:
     """One axis of pasting a mask into its region: bilinear at pixel centres, zero around the mask.
 
     Pixel x samples the mask at (x + 0.5 - start) * size / (end - start) - 0.5, as Detectron2's

@@ -85,14 +85,16 @@ class SeveralLooksFPN(FPN):
         return features
 
     def look_closer(self, x: torch.Tensor, strips: list[Strip]) -> dict[str, torch.Tensor]:
-        """The feature maps (1, channels, h, w) of strips of the images, side by side.
+        """The feature maps (1, channels, h, w) of strips of the images, side by side, and of the
+        mirror image of it all, to the right.
 
         Args:
             x: (N, C, H, W), as for `forward`.
             strips: one per image, not all empty.
         """
         cuts = [strip.cut(x[i : i + 1]) for i, strip in enumerate(strips) if len(strip.ends)]
-        return super().forward(torch.cat(cuts, dim=3))
+        strip = torch.cat(cuts, dim=3)
+        return super().forward(torch.cat([strip, strip.flip(3)], dim=3))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """See `FPN.output_shape`; strides of mirrored views are in pixels of the scaled image.

@@ -27,7 +27,7 @@ class Strip:
     """A strip of crops around regions, side by side, each scaled to the strip's height.
 
     One image for any number of people, of no more pixels than they need: standing people are
-    narrow. Each crop is mirrored.
+    narrow.
     """
 
     def __init__(self, boxes: torch.Tensor, margin: float, side: int) -> None:
@@ -55,12 +55,18 @@ class Strip:
         middle = torch.stack([self.middle, torch.full_like(self.middle, self.side / 2)], dim=1)
         return torch.cat([middle - self.size / 2, middle + self.size / 2], dim=1)
 
+    def mirrored_boxes(self) -> torch.Tensor:
+        """(R, 4) XYXY: the boxes in the strip's mirror image, to its right."""
+        x0, y0, x1, y1 = self.boxes().unbind(dim=1)
+        end = 2 * self.ends[-1]
+        return torch.stack([end - x1, y0, end - x0, y1], dim=1)
+
     def cut(self, image: torch.Tensor) -> torch.Tensor:
         """(1, C, H, W) -> the strip (1, C, side, W'); what is outside the image is 0."""
         columns = torch.arange(self.ends[-1], device=image.device)
         whose = (columns[:, None] >= self.ends).sum(dim=1)
         rows = torch.arange(self.side, device=image.device) + 0.5 - self.side / 2
-        x = self.centre[whose, 0] - (columns + 0.5 - self.middle[whose]) / self.scale[whose]
+        x = self.centre[whose, 0] + (columns + 0.5 - self.middle[whose]) / self.scale[whose]
         y = self.centre[whose, 1] + rows[:, None] / self.scale[whose]
         height, width = image.shape[-2:]
         grid = torch.stack([(x * 2 / width - 1).expand_as(y), y * 2 / height - 1], dim=2)

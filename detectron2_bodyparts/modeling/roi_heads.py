@@ -36,8 +36,9 @@ class BodyPartsROIHeads(StandardROIHeads):
     * With ``mirrored`` all heads also run on every region in the mirror image at inference, and
       both outputs are averaged: box deltas, and the logits of scores, masks and keypoints.
     * With ``closer_side`` masks and keypoints are instead averaged with those in a closer look
-      (`SeveralLooksFPN.look_closer`) at the most confident people: mask probabilities, and the
-      logits of keypoints. People in given boxes get one from `look_closer` only.
+      (`SeveralLooksFPN.look_closer`) at the most confident people, which is itself the average of a
+      crop and its mirror image: mask probabilities, and the logits of keypoints. People in given
+      boxes get one from `look_closer` only.
     * With ``region_margin`` the mask and keypoint heads see more than the box, which may cut off a
       foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, which
       ``pred_region_margin`` (N,) gives; ``pred_masks``, which Detectron2 pastes into the box, are
@@ -248,14 +249,16 @@ class BodyPartsROIHeads(StandardROIHeads):
         boxes = [p.pred_boxes.tensor[c] for p, c in zip(people, chosen, strict=True)]
         strips = [Strip(b, self.region_margin, self.closer_side) for b in boxes]
         whole = Strip(torch.cat(boxes), self.region_margin, self.closer_side)
-        crops = Instances((self.closer_side, self.closer_side), pred_boxes=Boxes(whole.boxes()))
-        crops.pred_classes = torch.zeros_like(which)
+        crops = Instances((self.closer_side, self.closer_side))
+        crops.pred_boxes = Boxes(torch.cat([whole.boxes(), whole.mirrored_boxes()]))
+        crops.pred_classes = torch.zeros_like(crops.pred_boxes.tensor[:, 0], dtype=torch.int64)
         (closer,) = self.forward_with_given_boxes(features[CLOSER](strips), [crops])
 
-        sizes = [len(p) for p in people]
+        sizes, count = [len(p) for p in people], which.shape[0]
         for name, permutation in self._mirrored_fields().items():
-            maps = torch.cat([p.get(name) for p in people])
-            mean = (maps[which] + unmirrored(closer.get(name), permutation)) / 2
+            maps, of_crops = torch.cat([p.get(name) for p in people]), closer.get(name)
+            both = of_crops[:count] + unmirrored(of_crops[count:], permutation)
+            mean = maps[which] / 2 + both / 4
             maps = maps.index_put((which,), mean)
             for one, of_one in zip(people, maps.split(sizes), strict=True):
                 one.set(name, of_one)

@@ -30,12 +30,12 @@ def places(height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1])
-def test_a_strip_shows_each_person_mirrored_at_its_height(margin):
+def test_a_strip_shows_each_person_at_its_height(margin):
     strip = Strip(BOXES, margin, SIDE)
     shown, boxes = strip.cut(places()), strip.boxes()
     whole = (1 + 2 * margin) * (1 + 2 * BORDER)
     assert shown.shape[2] == SIDE and shown.shape[3] % CELL == 0
-    assert shown.shape[3] < SIDE * len(BOXES)  # narrower than squares
+    assert shown.shape[3] < SIDE * len(boxes)  # narrower than squares
     for box, there in zip(BOXES, boxes, strict=True):
         scale = (there[2:] - there[:2]) / (box[2:] - box[:2])
         torch.testing.assert_close(scale[0], scale[1])
@@ -46,7 +46,7 @@ def test_a_strip_shows_each_person_mirrored_at_its_height(margin):
         assert x0 >= 0 and y0 >= 0 and x1 <= shown.shape[3] and y1 <= SIDE
         for share in (0.25, 0.5, 0.8):  # of the box, from its left and top
             column, row = int(x0 + share * (x1 - x0)), int(y0 + share * (y1 - y0))
-            expected_x = box[2] - (column + 0.5 - x0) / scale[0]
+            expected_x = box[0] + (column + 0.5 - x0) / scale[0]
             expected_y = box[1] + (row + 0.5 - y0) / scale[0]
             found_x, found_y = shown[0, :, row, column]
             torch.testing.assert_close(found_x, expected_x, atol=0.01, rtol=0)
@@ -54,8 +54,14 @@ def test_a_strip_shows_each_person_mirrored_at_its_height(margin):
     assert (boxes[1:, 0] >= boxes[:-1, 2]).all()  # side by side
     beyond = torch.tensor([[100.0, 0, WIDTH + 80, HEIGHT]])
     outside = Strip(beyond, margin, SIDE).cut(places() + 1)
-    assert (outside[0, 0, SIDE // 2, : SIDE // 4] == 0).all()  # beyond the right edge, mirrored
-    assert (outside[0, 0, SIDE // 2, -SIDE // 4 :] > 0).all()
+    assert (outside[0, 0, SIDE // 2, : SIDE // 4] > 0).all()
+    assert (outside[0, 0, SIDE // 2, -SIDE // 4 :] == 0).all()  # beyond the right edge
+    # The mirror image of an image that is twice as wide as the strip.
+    width = shown.shape[3]
+    mirrored = strip.mirrored_boxes()
+    torch.testing.assert_close(mirrored[:, [0, 2]], 2 * width - boxes[:, [2, 0]])
+    torch.testing.assert_close(mirrored[:, [1, 3]], boxes[:, [1, 3]])
+    assert (mirrored[:, 0] >= width).all()
 
 
 @pytest.fixture(params=["shared", "apart"])
@@ -96,22 +102,23 @@ def answers(
 
 
 @pytest.mark.parametrize("segmentation", [0.0, 1.0])
-def test_a_closer_look_at_the_whole_image_is_a_look_at_its_mirror_image(closer_cfg, segmentation):
+def test_a_closer_look_at_the_whole_image_is_a_look_in_both_directions(closer_cfg, segmentation):
     closer_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = segmentation
     half = SIDE / (1 + 2 * BORDER) / (1 + 2 * 0.1) / 2
     box = SIDE / 2 + torch.tensor([[-half, -half, half, half]])
     square = pictures()[..., :SIDE]
-    shown = Strip(box, 0.1, SIDE).cut(square)
-    torch.testing.assert_close(shown, square.flip(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(Strip(box, 0.1, SIDE).cut(square), square, atol=1e-4, rtol=0)
+    strip = torch.cat([square, square.flip(3)], dim=3)
     model = lively(closer_cfg)
     (once,) = answers(model, square, box)
-    (there,) = answers(model, square.flip(3), box)
+    (twice,) = answers(model, strip, torch.cat([box, box + torch.tensor([SIDE, 0, SIDE, 0])]))
     (closer,) = answers(model, square, box, scores=[1.0])
     for field, permutation in FIELDS.items():
-        back = there.get(field).flip(3)[:, list(permutation)]
-        mean = (once.get(field) + back) / 2
+        crop, mirrored = twice.get(field).split(1)
+        back = mirrored.flip(3)[:, list(permutation)]
+        mean = once.get(field) / 2 + crop / 4 + back / 4
         torch.testing.assert_close(closer.get(field), mean, atol=1e-3, rtol=1e-3)
-        assert (back - once.get(field)).abs().max() > 0.02
+        assert (back - crop).abs().max() > 0.02
     region = enlarged(box, 0.1)
     points = decode_keypoints(closer.pred_keypoint_heatmaps, region)
     torch.testing.assert_close(closer.pred_keypoints, points)

@@ -71,6 +71,8 @@ model: $(MODEL_OUTPUT)/pretraining/model_final.pth
 	  MODEL.WEIGHTS $< MODEL.DEVICE $(DEVICE) $(TRAIN_OPTS)
 	$(BODYPARTS) export $(MODEL_OUTPUT)/bodyparts.onnx --half --config-file $(MODEL) \
 	  --weights $(MODEL_OUTPUT)/model_final.pth
+	$(BODYPARTS) quantize $(MODEL_OUTPUT)/bodyparts_int8.onnx $(PPP)_train_sides.bodyparts-11.json \
+	  --model $(MODEL_OUTPUT)/bodyparts.onnx
 
 $(MODEL_OUTPUT)/pretraining/model_final.pth: $(MODEL_OUTPUT)/backbone.pth \
     $(PPP)_train_sides.bodyparts-11.json $(PPP)_val.pascal-person-part.json \

@@ -21,7 +21,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from detectron2_bodyparts.config import load_config
-from detectron2_bodyparts.deploy.predictor import default_model
+from detectron2_bodyparts.deploy.predictor import trainable_model
 from detectron2_bodyparts.modeling.bodypix import PARTS, BodyPix, channel_of
 from detectron2_bodyparts.modeling.tfjs import read_tfjs_weights
 from detectron2_bodyparts.predictor import BodyPartsPredictor
@@ -125,7 +125,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--weights",
-        default=str(default_model()),
+        default=str(trainable_model()),
         help="of our teacher (default: the shipped model)",
     )
     parser.add_argument("--device", default="cpu", help="of our teacher (default: %(default)s)")

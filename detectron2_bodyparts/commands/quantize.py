@@ -2,8 +2,9 @@
 
     bodyparts quantize fast.onnx photographs/
 
-The photographs, some 64 with people in them, tell the ranges of the activations. Compare the two
-models on your own data before you use the quantized one.
+The photographs, some 64 with people in them, tell the ranges of the activations: folders, or the
+annotation file of a dataset. Compare the two models on your own data before you use the quantized
+one.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 
+from ..records import read_records
 from .common import CommandError, faults_in_one_line
 from .pictures import find_pictures
 
@@ -22,7 +25,12 @@ from .pictures import find_pictures
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("output", type=Path, help="the file to write")
-    parser.add_argument("images", nargs="+", type=Path, help="images, and folders of them")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        help="images, folders of them, and annotation files (.json) beside their images",
+    )
     parser.add_argument(
         "--model",
         type=Path,
@@ -39,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("this needs onnx: pip install onnx")
     if args.max_images < 1:
         raise CommandError("--max-images: at least 1")
-    from ..deploy import default_model
+    from ..deploy import trainable_model
     from ..quantization import quantize
 
     with faults_in_one_line():
-        paths = list(find_pictures(args.images))
+        paths = list(_find_images(args.images))
         paths = paths[:: -(-len(paths) // args.max_images) or 1]
         images = [cv2.imread(str(path)) for path in paths]
         for path, image in zip(paths, images, strict=True):
@@ -51,8 +59,16 @@ def run(args: argparse.Namespace) -> int:
                 raise CommandError(f"{path}: not an image")
         logging.disable(logging.WARNING)  # ONNX Runtime's advice to do what `quantize` has done
         try:
-            quantize(args.model or default_model(), args.output, images)
+            quantize(args.model or trainable_model(), args.output, images)
         finally:
             logging.disable(logging.NOTSET)
     print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, from {len(images)} images")
     return 0
+
+
+def _find_images(inputs: Iterable[Path]) -> Iterator[Path]:
+    for path in inputs:
+        if path.suffix == ".json":
+            yield from (path.parent / image["file_name"] for image in read_records(path).images)
+        else:
+            yield from find_pictures([path])

@@ -198,8 +198,13 @@ class OnnxPredictor:
 
 
 def default_model() -> Path:
-    """Path of the model shipped with the package."""
-    return Path(__file__).parents[1] / "models" / "bodyparts.onnx"
+    """Path of the model shipped with the package, with 8-bit convolutions."""
+    return Path(__file__).parents[1] / "models" / "bodyparts_int8.onnx"
+
+
+def trainable_model() -> Path:
+    """Path of the same model before quantization, which is also a checkpoint to train from."""
+    return default_model().with_name("bodyparts.onnx")
 
 
 def resize_shorter_side(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import scipy.io
 import torch
 
 from detectron2_bodyparts.config import load_config
-from detectron2_bodyparts.deploy.predictor import default_model
+from detectron2_bodyparts.deploy.predictor import trainable_model
 from detectron2_bodyparts.modeling.bodypix import PARTS
 from detectron2_bodyparts.predictor import BodyPartsPredictor
 from detectron2_bodyparts.readers import clothing_co_parsing
@@ -39,13 +39,13 @@ def bodypix(pixels):
 @pytest.fixture(scope="module")
 def teachers(script):
     config = "bodyparts_rcnn_mobilenet_v1_075_FPN.yaml"
-    cfg = load_config(config, str(default_model()), ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(config, str(trainable_model()), ["MODEL.DEVICE", "cpu"])
     return script.Teachers(BodyPartsPredictor(cfg), bodypix)
 
 
 @pytest.fixture(scope="module")
 def astronaut():
-    return cv2.imread(str(default_model().with_name("astronaut.jpg")))
+    return cv2.imread(str(trainable_model().with_name("astronaut.jpg")))
 
 
 def test_each_teacher_has_its_share_at_its_place(script, teachers):
@@ -91,7 +91,7 @@ def clothing(root, picture):
 
 def test_clothing_is_taught_parts(script, teachers, astronaut, tmp_path):
     body = clothing(tmp_path, astronaut)
-    records = script.teach("clothing_co_parsing", tmp_path, teachers, str(default_model()))
+    records = script.teach("clothing_co_parsing", tmp_path, teachers, str(trainable_model()))
     validate_records(records)
     person, *others = records.annotations
     np.testing.assert_array_equal(decode_mask(person["segmentation"]), body)
@@ -112,7 +112,7 @@ def test_joints_are_taught_parts(script, teachers, astronaut, tmp_path):
     joints[:, :2] = np.random.default_rng(0).integers(150, 350, (14, 2, 1))
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
     prepare_lsp(tmp_path, "train", BODYPARTS_11, derive=True, drop_implausible=False)
-    records = script.teach("lspet", tmp_path, teachers, str(default_model()))
+    records = script.teach("lspet", tmp_path, teachers, str(trainable_model()))
     validate_records(records)
     assert records.keypoint_schema.name == "lsp-14" and len(records.images) == 1
     strips, seen = records.annotations

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detectron2_bodyparts.deploy import ModelInfo, OnnxPredictor, default_model
+from detectron2_bodyparts.deploy import ModelInfo, OnnxPredictor, default_model, trainable_model
 from detectron2_bodyparts.deploy.predictor import METADATA_KEY, resize_shorter_side
 from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17, KeypointSchema, PartSchema
 
@@ -243,7 +243,9 @@ def test_the_model_that_comes_with_the_package():
     """Of an astronaut who faces the camera: whose right is at the picture's left."""
     assert default_model().stat().st_size <= 10e6
     predictor = OnnxPredictor(default_model(), threshold=0.5)
-    assert predictor.info.weights == "float16"
+    original = OnnxPredictor(trainable_model()).info
+    assert (predictor.info.weights, original.weights) == ("int8", "float16")
+    assert predictor.info == replace(original, weights="int8")
     assert (predictor.part_schema, predictor.keypoint_schema) == (BODYPARTS_11, COCO_17)
     picture = cv2.imread(str(default_model().with_name("astronaut.jpg")))
     (person,) = predictor(picture)

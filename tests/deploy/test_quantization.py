@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from detectron2_bodyparts import cli
-from detectron2_bodyparts.deploy import OnnxPredictor, default_model
+from detectron2_bodyparts.deploy import OnnxPredictor, default_model, trainable_model
+from detectron2_bodyparts.records import Records, write_records
+from detectron2_bodyparts.schema import BODYPARTS_11, COCO_17
 
 onnx = pytest.importorskip("onnx", reason="quantization needs onnx, which is not installed")
 from detectron2_bodyparts.quantization import quantize  # noqa: E402
@@ -39,7 +41,7 @@ def test_all_convolutions_are_quantized(quantized):
 def test_finds_the_same_as_the_original(quantized, photograph):
     image = cv2.imread(str(photograph))
     ours, original = (
-        OnnxPredictor(path)(image).confident(0.5) for path in (quantized, default_model())
+        OnnxPredictor(path)(image).confident(0.5) for path in (quantized, trainable_model())
     )
     assert len(ours) == len(original) == 1
     (x0, y0, x1, y1), (u0, v0, u1, v1) = ours[0].box, original[0].box
@@ -57,15 +59,15 @@ def test_the_command_keeps_quiet(tmp_path, caplog):
 
 
 def test_metadata(quantized):
-    info, original = OnnxPredictor(quantized).info, OnnxPredictor(default_model()).info
+    info, original = OnnxPredictor(quantized).info, OnnxPredictor(trainable_model()).info
     assert (info.weights, original.weights) == ("int8", "float16")
     assert info.part_schema == original.part_schema
-    assert quantized.stat().st_size < default_model().stat().st_size
+    assert quantized.stat().st_size < trainable_model().stat().st_size
 
 
 def test_errors(tmp_path, capsys):
     with pytest.raises(ValueError, match="no images"):
-        quantize(default_model(), tmp_path / "x.onnx", [])
+        quantize(trainable_model(), tmp_path / "x.onnx", [])
     with pytest.raises(FileNotFoundError, match="no model"):
         quantize(tmp_path / "none.onnx", tmp_path / "x.onnx", [])
     empty = tmp_path / "empty"
@@ -82,8 +84,12 @@ def test_errors(tmp_path, capsys):
 
 
 def test_images_are_spread_evenly(tmp_path, monkeypatch):
+    records = Records(BODYPARTS_11, COCO_17)
     for i in range(7):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((2, 2, 3), i, np.uint8))
+        if i != 4:
+            records.add_image(f"{i}.png", 2, 2, [])
+    write_records(tmp_path / "six.json", records)
     seen = []
 
     def record(model, output, images):
@@ -94,3 +100,7 @@ def test_images_are_spread_evenly(tmp_path, monkeypatch):
     command = ["quantize", str(tmp_path / "x.onnx"), str(tmp_path), "--max-images", "3"]
     assert cli.main(command) == 0
     assert seen == [0, 3, 6]
+    seen.clear()
+    command = ["quantize", str(tmp_path / "x.onnx"), str(tmp_path / "six.json"), "--max-images"]
+    assert cli.main([*command, "3"]) == 0
+    assert seen == [0, 2, 5]

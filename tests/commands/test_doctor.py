@@ -306,7 +306,7 @@ def test_running_without_being_installed_is_no_fault(monkeypatch):
 def test_the_shipped_model_finds_people():
     finding = doctor.check_model()
     assert finding.state == "ok", finding
-    assert "bodyparts.onnx finds 1 people" in finding.found and not finding.advice
+    assert "bodyparts_int8.onnx finds 1 people" in finding.found and not finding.advice
 
 
 def test_a_shipped_model_that_is_missing_or_damaged(monkeypatch, tmp_path):

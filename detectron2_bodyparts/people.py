@@ -455,7 +455,8 @@ def _check_shape(name: str, array: np.ndarray, expected: tuple) -> None:
         raise ValueError(f"{name}: expected shape {expected}, found {array.shape}")
 
 
-class _Samples(NamedTuple):
+@dataclass(frozen=True)
+class _Samples:
     """Where some pixels of one axis lie between two neighbouring samples of a mask.
 
     ``low``: (n,) int, the first of the two, counted from 0 = the zero in front of the mask.

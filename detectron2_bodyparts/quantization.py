@@ -26,6 +26,8 @@ from onnxruntime.quantization import (
 from .deploy import OnnxPredictor
 from .deploy.predictor import resize_shorter_side
 
+# What such a file's metadata say of its weights.
+QUANTIZED = "int8"
 # Each Clip (ReLU6) or Relu becomes part of the convolution before it. Left in float, it would leave
 # the convolution's whole range to 8 bits, and the shipped model would lose a third of its mIoU.
 _QUANTIZED = ("Conv", "Clip", "Relu")
@@ -57,9 +59,11 @@ def quantize(
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: it is not such a file, or there are no images.
+        ValueError: it is not such a file, or quantized already, or there are no images.
     """
     info = OnnxPredictor(model).info
+    if info.weights == QUANTIZED:
+        raise ValueError(f"{model}: quantized already; take the file it was made from")
     resized = [resize_shorter_side(image, info.min_size, info.max_size) for image in images]
     if not resized:
         raise ValueError("no images to calibrate with")
@@ -83,6 +87,6 @@ def quantize(
             calibrate_method=CalibrationMethod.MinMax,
         )
         graph = onnx.load(quantized)
-    onnx.helper.set_model_props(graph, replace(info, weights="int8").to_metadata())
+    onnx.helper.set_model_props(graph, replace(info, weights=QUANTIZED).to_metadata())
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     onnx.save(graph, str(output))

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=Path,
-        help="a file written by `bodyparts export` (default: the shipped model)",
+        help="a file written by `bodyparts export` (default: bodyparts.onnx, from which the shipped"
+        " model was made)",
     )
     parser.add_argument(
         "--max-images", type=int, default=64, help="use at most so many, evenly spread (default 64)"
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         images = [cv2.imread(str(path)) for path in paths]
         for path, image in zip(paths, images, strict=True):
             if image is None:
-                raise CommandError(f"{path}: not an image")
+                raise CommandError(f"{path}: {'not an image' if path.exists() else 'no such file'}")
         logging.disable(logging.WARNING)  # ONNX Runtime's advice to do what `quantize` has done
         try:
             quantize(args.model or trainable_model(), args.output, images)

@@ -68,13 +68,19 @@ def test_metadata(quantized):
 def test_errors(tmp_path, capsys):
     with pytest.raises(ValueError, match="no images"):
         quantize(trainable_model(), tmp_path / "x.onnx", [])
+    with pytest.raises(ValueError, match="bodyparts_int8.onnx: quantized already"):
+        quantize(default_model(), tmp_path / "x.onnx", [])
     with pytest.raises(FileNotFoundError, match="no model"):
         quantize(tmp_path / "none.onnx", tmp_path / "x.onnx", [])
     empty = tmp_path / "empty"
     empty.mkdir()
     text = tmp_path / "text.jpg"
     text.write_text("no image")
-    for inputs, words in ((empty, "no images"), (text, "text.jpg: not an image")):
+    for inputs, words in (
+        (empty, "no images"),
+        (text, "text.jpg: not an image"),
+        (tmp_path / "none", "none: no such file"),
+    ):
         assert cli.main(["quantize", str(tmp_path / "x.onnx"), str(inputs)]) == 2
         assert words in capsys.readouterr().err
     photograph = str(PHOTOGRAPHS[0])

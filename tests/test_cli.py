@@ -112,10 +112,13 @@ def test_inspect_draws_pages_of_a_file_of_records(tmp_path):
     assert (np.abs(pages[0][:320, :400].astype(int) - pages[0][:320, 400:800])).max() > 100
 
 
-def test_inspect_takes_as_many_as_it_is_told_and_leaves_out_empty_pictures(small_records):
+def test_inspect_takes_as_many_as_it_is_told_and_leaves_out_empty_pictures(small_records, capsys):
     assert len(cells(inspect(small_records))) == 6
+    assert capsys.readouterr().out.startswith("6 pictures")
     assert len(inspect(small_records, "--empty")) == 4
+    capsys.readouterr()
     assert len(cells(inspect(small_records, "--num", "3"))) == 3
+    assert capsys.readouterr().out.startswith("3 of 6 pictures")
     assert len(inspect(small_records, "--rows", "3")) == 1
 
 

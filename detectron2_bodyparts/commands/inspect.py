@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.shuffle:
         random.Random(args.seed).shuffle(images)
-    images = images[: args.num]
+    number = f"{len(images)}"
+    if len(images) > args.num:
+        number = f"{args.num} of {number}"
+        images = images[: args.num]
 
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         page = cv2.copyMakeBorder(page, 0, missing, 0, 0, cv2.BORDER_CONSTANT)
         page = np.hstack([page, annotation_legend(schema, page.shape[0])])
         cv2.imwrite(str(output / f"page_{start // per_page + 1:03d}.jpg"), page)
-    print(f"{len(images)} pictures drawn in {output}")
+    print(f"{number} pictures drawn in {output}")
     return 0
 
 

@@ -148,19 +148,18 @@ class Summary:
             self.joints.update(joint for joint, v in visible if v > 0)
 
     def __str__(self) -> str:
+        width = max(14, *(len(channel) + 2 for channel in self.channels))
         lines = [
             f"{self.output}",
             f"  pictures        {self.pictures:8d}  ({self.pictures_with_people} with people)",
             f"  people          {self.people:8d}  ({self.people_with_joints} with joints)",
             f"  ignore regions  {self.ignore_regions:8d}",
-            f"  {'channel':<14}{'known':>10}{'derived':>10}{'unknown':>10}{'has mask':>10}",
+            f"  {'channel':<{width}}{'known':>10}{'derived':>10}{'unknown':>10}{'has mask':>10}",
         ]
         for channel in self.channels:
             known, derived = (self.states[channel, state] for state in ("known", "derived"))
-            unknown = self.people - known - derived
-            lines.append(
-                f"  {channel:<14}{known:10d}{derived:10d}{unknown:10d}{self.masks[channel]:10d}"
-            )
+            counts = known, derived, self.people - known - derived, self.masks[channel]
+            lines.append(f"  {channel:<{width}}" + "".join(f"{count:10d}" for count in counts))
         if self.people_with_joints:
             lines.append(f"  {'joint':<14}{'known':>10}")
             for joint in self.keypoint_schema.keypoints:

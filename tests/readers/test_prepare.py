@@ -17,6 +17,7 @@ from detectron2_bodyparts.readers.prepare import (
     LeftOut,
     Picture,
     Shard,
+    Summary,
     argument_parser,
     picture_size,
     prepare,
@@ -233,6 +234,14 @@ def test_summary_by_hand(tmp_path):
     assert ["leg"] not in [line[:1] for line in lines]
     assert ["c3"] not in lines
     assert [i["exhaustive"] for i in read_records(output).images] == [True, False, True]
+
+
+def test_a_table_of_long_names_is_aligned():
+    summary = Summary(Path("some.json"), BODYPARTS_11, COCO_17)
+    start = str(summary).index("  channel")
+    rows = str(summary)[start:].splitlines()[: 1 + len(BODYPARTS_11.channels)]
+    assert len({len(row) for row in rows}) == 1
+    assert all("  0" in row for row in rows[1:])
 
 
 def test_bad_input_says_where_what_and_instead():

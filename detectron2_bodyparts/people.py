@@ -495,8 +495,8 @@ def _interpolation(start: float, end: float, image_length: int, size: int) -> tu
     first = max(int(np.ceil(start - 0.5)), 0)
     last = min(int(np.floor(start + length - 0.5)), image_length - 1)
     if length <= 0 or last < first:
-        first, last = min(first, image_length), -1
-    position = (np.arange(first, last + 1) + 0.5 - start) * (size / max(length, 1e-9)) - 0.5
+        return min(first, image_length), _Samples(np.zeros(0, int), np.zeros((0, 1), np.float32))
+    position = (np.arange(first, last + 1) + 0.5 - start) * (size / length) - 0.5
     low = np.floor(position)
     share = (position - low).astype(np.float32)
     return first, _Samples(low.astype(int) + 1, share[:, None])

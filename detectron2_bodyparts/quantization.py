@@ -30,7 +30,7 @@ from .deploy.predictor import resize_shorter_side
 QUANTIZED = "int8"
 # Each Clip (ReLU6) or Relu becomes part of the convolution before it. Left in float, it would leave
 # the convolution's whole range to 8 bits, and the shipped model would lose a third of its mIoU.
-_QUANTIZED = ("Conv", "Clip", "Relu")
+_OPERATORS = ("Conv", "Clip", "Relu")
 
 
 class _Images(CalibrationDataReader):
@@ -80,7 +80,7 @@ def quantize(
             quantized,
             _Images(resized),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_QUANTIZED),
+            op_types_to_quantize=list(_OPERATORS),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -27,6 +27,12 @@ def require_detectron2() -> None:
     importlib.import_module("detectron2_bodyparts.modeling")
 
 
+def require_onnx() -> None:
+    """Raises ``CommandError`` if onnx is not installed."""
+    if importlib.util.find_spec("onnx") is None:
+        raise CommandError("this needs onnx: pip install onnx")
+
+
 @contextlib.contextmanager
 def faults_in_one_line() -> Iterator[None]:
     """Turn errors of the user's files or their content into `CommandError`."""

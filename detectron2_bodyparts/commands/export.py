@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 
-from .common import CommandError, faults_in_one_line, require_detectron2
+from .common import faults_in_one_line, require_detectron2, require_onnx
 from .model import read_config
 
 
@@ -32,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export the model of a config and a checkpoint. Returns the exit code."""
     require_detectron2()
-    if importlib.util.find_spec("onnx") is None:
-        raise CommandError("this needs onnx: pip install onnx")
+    require_onnx()
     from ..export import export_onnx
     from ..predictor import BodyPartsPredictor
 

@@ -10,15 +10,12 @@ one.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
-
-from ..records import read_records
-from .common import CommandError, faults_in_one_line
+from ..readers.prepare import read_picture
+from .common import CommandError, faults_in_one_line, load_dataset, require_onnx
 from .pictures import find_pictures
 
 
@@ -44,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize a model. Returns the exit code."""
-    if importlib.util.find_spec("onnx") is None:
-        raise CommandError("this needs onnx: pip install onnx")
+    require_onnx()
     if args.max_images < 1:
         raise CommandError("--max-images: at least 1")
     from ..deploy import trainable_model
@@ -54,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     with faults_in_one_line():
         paths = list(_find_images(args.images))
         paths = paths[:: -(-len(paths) // args.max_images) or 1]
-        images = [cv2.imread(str(path)) for path in paths]
+        images = [read_picture(path) for path in paths]
         for path, image in zip(paths, images, strict=True):
             if image is None:
                 raise CommandError(f"{path}: {'not an image' if path.exists() else 'no such file'}")
@@ -70,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _find_images(inputs: Iterable[Path]) -> Iterator[Path]:
     for path in inputs:
         if path.suffix == ".json":
-            yield from (path.parent / image["file_name"] for image in read_records(path).images)
+            records, folder = load_dataset(str(path))
+            yield from (folder / image["file_name"] for image in records.images)
         else:
             yield from find_pictures([path])

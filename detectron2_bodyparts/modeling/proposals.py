@@ -8,6 +8,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 
@@ -64,7 +65,7 @@ def match_anchors(
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class BodyPartsRPN(RPN):
-    """Detectron2's RPN, except that anchors in ignore regions are not negatives."""
+    """Detectron2's RPN, except that anchors in ignore regions are not negatives, and faster."""
 
     @configurable
     def __init__(self, *, ignore_ioa: float = 0.5, **kwargs) -> None:
@@ -81,6 +82,34 @@ class BodyPartsRPN(RPN):
     def from_config(cls, cfg, input_shape) -> dict:
         ret = super().from_config(cfg, input_shape)
         return {**ret, "ignore_ioa": cfg.MODEL.BODYPARTS.IGNORE_IOA}
+
+    @torch.no_grad()
+    def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
+        """Like `RPN.predict_proposals`, with the same result, but decodes only the boxes that
+        non-maximum suppression sees, not those of all anchors."""
+        limit = self.pre_nms_topk[self.training]
+        boxes, scores = [], []
+        for places, logits, deltas in zip(
+            anchors, pred_objectness_logits, pred_anchor_deltas, strict=True
+        ):
+            number = logits.shape[1]  # a tensor if traced
+            count = min(number, limit) if isinstance(number, int) else number.clamp(max=limit)
+            best, index = logits.topk(count, dim=1)
+            best_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).flatten(0, 1)
+            best_places = places.tensor[index.flatten()]
+            decoded = self.box2box_transform.apply_deltas(best_deltas, best_places)
+            boxes.append(decoded.reshape(logits.shape[0], -1, 4))
+            scores.append(best)
+        return find_top_rpn_proposals(
+            boxes,
+            scores,
+            image_sizes,
+            self.nms_thresh,
+            limit,
+            self.post_nms_topk[self.training],
+            self.min_box_size,
+            self.training,
+        )
 
     @torch.no_grad()
     def label_and_sample_anchors(

@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
@@ -138,6 +139,25 @@ def test_regions_inside_a_crowd_are_ignored_and_those_outside_are_negatives():
     assert lies_in(boxes, crowd, 0.5).tolist() == [True, False, False, False]
     assert lies_in(boxes, crowd, 0.4).tolist() == [True, True, True, False]
     assert lies_in(boxes, Boxes(torch.zeros(0, 4)), 0.5).tolist() == [False] * 4
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_proposals_are_those_of_detectron2(small_cfg, training):
+    small_cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = small_cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 50
+    rpn = build_model(small_cfg).proposal_generator.train(training)
+    generator = torch.Generator().manual_seed(2)
+    maps = [torch.zeros(2, 1, 64 // 2**i, 48 // 2**i) for i in range(len(rpn.in_features))]
+    anchors = rpn.anchor_generator(maps)
+    logits = [torch.randn(2, len(a), generator=generator) for a in anchors]
+    deltas = [torch.randn(2, len(a), 4, generator=generator) for a in anchors]
+    assert min(map(len, anchors)) < 50 < max(map(len, anchors))
+    sizes = [(256, 192), (200, 180)]
+    ours = rpn.predict_proposals(anchors, logits, deltas, sizes)
+    theirs = RPN.predict_proposals(rpn, anchors, logits, deltas, sizes)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert len(mine) > 10
+        torch.testing.assert_close(mine.proposal_boxes.tensor, other.proposal_boxes.tensor)
+        torch.testing.assert_close(mine.objectness_logits, other.objectness_logits)
 
 
 def test_people_in_a_crowd_region_stay_positive(small_cfg, tmp_path):

@@ -36,15 +36,16 @@ def add_bodyparts_config(cfg: CN) -> None:
     # these scales. Only with the plugin's own two backbones.
     _C.MODEL.FPN.MIRRORED_LOOKS = ()
 
-    # At inference masks and keypoints are averaged with those in a closer look at each detected
-    # person: a crop of the image of this many pixels, a multiple of 32, and its mirror image.
-    # 0 = no closer look. Only with the plugin's own two backbones and heads.
+    # At inference masks and keypoints are averaged with those in a closer look at a person: a
+    # mirrored crop of the image in which the person's longer side has this many pixels, a multiple
+    # of the backbone's coarsest stride. 0 = no closer look. Only with the plugin's own two
+    # backbones and heads.
     _C.MODEL.FPN.CLOSER_SIDE = 0
 
-    # Lowest score, as corrected by the masks, for a closer look (MODEL.FPN.CLOSER_SIDE); the most
-    # confident person of each image always gets one.
-    _C.MODEL.ROI_HEADS.CLOSER_SCORE = 0.3
-    # Maximum number of closer looks at an image, at its most confident people.
+    # Lowest score, as corrected by the masks, for a closer look (MODEL.FPN.CLOSER_SIDE).
+    _C.MODEL.ROI_HEADS.CLOSER_SCORE = 0.5
+    # Maximum number of closer looks at an image. The most confident person always gets one; others
+    # only if they are smaller than in a closer look.
     _C.MODEL.ROI_HEADS.CLOSER_PEOPLE = 4
 
     # At inference all RoI heads also look at the first of MODEL.FPN.MIRRORED_LOOKS; with a closer

@@ -12,7 +12,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 
-from .regions import CELL, Strip
+from .regions import Strip
 
 # The key, among the feature maps, of `SeveralLooksFPN.look_closer` at the same images.
 CLOSER = "closer"
@@ -52,49 +52,58 @@ class SeveralLooksFPN(FPN):
             closer_side: height of `look_closer`'s strip, in pixels; 0 = no closer look.
 
         Raises:
-            ValueError: a scale is not in (0, 1], or the side is not a multiple of ``CELL``.
+            ValueError: a scale is not in (0, 1], or the side is not whole cells of the coarsest map
+                of the bottom-up network.
         """
         super().__init__(*args, **kwargs)
         if not all(0 < size <= 1 for size in mirrored_looks):
             raise ValueError(
                 f"MODEL.FPN.MIRRORED_LOOKS: above 0 and at most 1, found {tuple(mirrored_looks)}"
             )
-        if closer_side % CELL:
-            raise ValueError(f"MODEL.FPN.CLOSER_SIDE: a multiple of {CELL}, found {closer_side}")
+        cell = self.size_divisibility
+        if closer_side % cell:
+            raise ValueError(f"MODEL.FPN.CLOSER_SIDE: a multiple of {cell}, found {closer_side}")
         self.mirrored_looks = tuple(mirrored_looks)
         self.closer_side = closer_side
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, C, H, W) -> `FPN`'s feature maps, and those of each mirrored view (`in_look`).
 
-        With a closer look, ``CLOSER`` is `look_closer` at these images.
+        With a closer look, ``CLOSER`` is `look_closer` for these images.
         """
-        features = super().forward(x)
         if self.training:
-            return features
-        mirror_image = x.flip(3)
-        for i, share in enumerate(self.mirrored_looks):
-            # Integer arithmetic, which export can trace for images of any size.
-            per_mille, cell = round(share * 1000), self.size_divisibility
-            size = [(n * per_mille // 1000 + cell - 1) // cell * cell for n in x.shape[-2:]]
-            small = nn.functional.interpolate(mirror_image, size, mode="bilinear")
-            look = super().forward(small)
-            features.update({in_look(i, name): map_ for name, map_ in look.items()})
+            return super().forward(x)
+        features = self._looks(x)
         if self.closer_side:
             features[CLOSER] = partial(self.look_closer, x)
         return features
 
-    def look_closer(self, x: torch.Tensor, strips: list[Strip]) -> dict[str, torch.Tensor]:
-        """The feature maps (1, channels, h, w) of strips of the images, side by side, and of the
-        mirror image of it all, to the right.
+    def _looks(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The feature maps of images and of each mirrored view."""
+        features = super().forward(x)
+        for i, share in enumerate(self.mirrored_looks):
+            per_mille = round(share * 1000)
+            size = [self._whole_cells(n * per_mille // 1000) for n in x.shape[-2:]]
+            small = nn.functional.interpolate(x, size, mode="bilinear")
+            look = super().forward(small.flip(3))
+            features.update({in_look(i, name): map_ for name, map_ in look.items()})
+        return features
+
+    def _whole_cells(self, length: int) -> int:
+        """Round up to what the network takes, in integer arithmetic, which can be traced."""
+        cell = self.size_divisibility
+        return (length + cell - 1) // cell * cell
+
+    def look_closer(self, x: torch.Tensor, strip: Strip) -> dict[str, torch.Tensor]:
+        """The feature maps (1, channels, h, w) of a strip of the images, and of its mirrored views.
 
         Args:
             x: (N, C, H, W), as for `forward`.
-            strips: one per image, not all empty.
+            strip: not empty.
         """
-        cuts = [strip.cut(x[i : i + 1]) for i, strip in enumerate(strips) if len(strip.ends)]
-        strip = torch.cat(cuts, dim=3)
-        return super().forward(torch.cat([strip, strip.flip(3)], dim=3))
+        shown = strip.cut(x)
+        width = shown.shape[3]
+        return self._looks(nn.functional.pad(shown, [0, self._whole_cells(width) - width]))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """See `FPN.output_shape`; strides of mirrored views are in pixels of the scaled image.

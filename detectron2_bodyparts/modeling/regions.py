@@ -1,17 +1,16 @@
-"""Boxes with a margin, on which masks and keypoints are predicted."""
+"""Boxes with a margin, on which masks and keypoints are predicted, and crops around them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from detectron2.structures import Instances
 from torch import nn
 
 # The border of a crop in a `Strip`, on each side, as a fraction of the region's longer side: what
-# is around a limb helps to tell it.
-BORDER = 0.05
-# The width of each crop in a `Strip` is a multiple of this many pixels, the coarsest stride of the
-# backbones' bottom-up networks.
-CELL = 32
+# is around a limb helps to tell it. With a margin of 0.1 no more is needed (docs/experiments.md).
+BORDER = 0.02
 # Small people are not enlarged more than this in a `Strip` and in training (`data.person_crop`):
 # there is nothing to be learned from a few pixels.
 MAX_SCALE = 4.0
@@ -23,54 +22,125 @@ def enlarged(boxes: torch.Tensor, margin: float | torch.Tensor) -> torch.Tensor:
     return torch.cat([boxes[:, :2] - more, boxes[:, 2:] + more], dim=1)
 
 
+def crop(
+    images: torch.Tensor, box: torch.Tensor, height: int | torch.Tensor, width: int | torch.Tensor
+) -> torch.Tensor:
+    """Crop images to a box and resize them bilinearly. No gradients flow through it.
+
+    Args:
+        images: (N, C, H, W).
+        box: (4,) XYXY in pixels, the same for all images. The crop is mirrored if x0 > x1.
+        height, width: of the crop, in pixels; tensors if traced.
+
+    Returns:
+        (N, C, height, width); 0 beyond the centres of the images' outermost pixels.
+    """
+    size = _stacked([*images.shape[:2], height, width], box.device)
+    low, high = box[[1, 0]], box[[3, 2]]
+    half = (high - low) / (2 * size[2:])
+    samples = torch.stack([low + half, high - half]) - 0.5  # the first and the last
+    last_pixel = (_stacked(images.shape[2:], box.device) - 1).clamp(min=1)
+    ends = nn.functional.pad(samples / last_pixel, [2, 0]).flatten()
+    return torch.ops.detectron2_bodyparts.resize_region(images, ends, size)
+
+
+def _stacked(numbers: Iterable[int | torch.Tensor], device: torch.device) -> torch.Tensor:
+    """A tensor of integers, which are tensors if traced."""
+    return torch.stack([torch.as_tensor(n, device=device) for n in numbers])
+
+
+def _resize_region(images: torch.Tensor, ends: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """ONNX's Resize with ``tf_crop_and_resize``.
+
+    Args:
+        images: (N, C, H, W).
+        ends: (8,), the first sample on each axis, then the last one on each, where 0 and 1 are the
+            first and the last pixel.
+        size: (4,) int64: N, C, h, w.
+
+    Returns:
+        (N, C, h, w).
+    """
+    for axis, count in ((2, int(size[2])), (3, int(size[3]))):
+        first, last, length = ends[axis], ends[axis + 4], images.shape[axis]
+        share = torch.arange(count, device=ends.device) / (count - 1) if count > 1 else 0.5
+        place = ((first + (last - first) * share) * (length - 1)).reshape(count)
+        inside = (place >= 0) & (place <= length - 1)
+        low = place.floor()
+        near, far = (
+            images.index_select(axis, (low + i).clamp(0, length - 1).long()) for i in (0, 1)
+        )
+        shape = (-1, 1) if axis == 2 else (-1,)
+        weight = (place - low).to(images.dtype).reshape(shape)
+        images = torch.lerp(near, far, weight) * inside.reshape(shape)
+    return images
+
+
+def _export_resize_region(g, images, ends, size):
+    """`_resize_region` for `torch.onnx.export`."""
+    no_scales = g.op("Constant", value_t=torch.empty(0))
+    mode = {"mode_s": "linear", "coordinate_transformation_mode_s": "tf_crop_and_resize"}
+    return g.op("Resize", images, ends, no_scales, size, **mode)
+
+
+# An operator of our own, because torch has none that is exported to this one; GridSample takes ONNX
+# Runtime three times as long.
+_LIBRARY = torch.library.Library("detectron2_bodyparts", "DEF")
+_LIBRARY.define("resize_region(Tensor images, Tensor ends, Tensor size) -> Tensor")
+_LIBRARY.impl("resize_region", _resize_region, "CompositeExplicitAutograd")
+torch.onnx.register_custom_op_symbolic(
+    "detectron2_bodyparts::resize_region", _export_resize_region, 13
+)
+
+
 class Strip:
-    """A strip of crops around regions, side by side, each scaled to the strip's height.
+    """A strip of mirrored crops around people, side by side, each scaled to the strip's height.
 
     One image for any number of people, of no more pixels than they need: standing people are
     narrow.
     """
 
-    def __init__(self, boxes: torch.Tensor, margin: float, side: int) -> None:
+    def __init__(self, boxes: list[torch.Tensor], margin: float, side: int, places: int) -> None:
         """
         Args:
-            boxes: (R, 4) XYXY absolute.
+            boxes: per image (R, 4) XYXY absolute, R <= ``places``.
             margin: the regions are these boxes `enlarged` by it.
             side: height of the strip, in pixels.
+            places: number of crops of each image, for a loop over people could not be exported;
+                those that are left over are one pixel wide.
         """
-        size = boxes[:, 2:] - boxes[:, :2]
+        self.side, self.places = side, places
+        nobody = boxes[0].new_zeros(places, 4)
+        people = torch.cat([torch.cat([b, nobody])[:places] for b in boxes])
+        people = people.reshape(-1, 4)  # tells ONNX Runtime the shape
+        order = torch.arange(places, device=people.device)
+        self.taken = torch.cat([order < b.shape[0] for b in boxes])
+        size = people[:, 2:] - people[:, :2]
         region = size * (1 + 2 * margin)
-        self.side = side
-        self.centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        longer = region.amax(dim=1).clamp(min=1) * (1 + 2 * BORDER)
-        self.scale = (side / longer).clamp(max=MAX_SCALE)
-        self.size = size * self.scale[:, None]
-        widths = region[:, 0] * self.scale + side * (1 - 1 / (1 + 2 * BORDER))
-        # Half a pixel less, so that rounding errors do not decide on a cell.
-        widths = ((widths - 0.5) / CELL).ceil().long() * CELL
-        self.ends = widths.cumsum(0)
-        self.middle = self.ends - widths / 2
+        border = 2 * BORDER * region.amax(dim=1).clamp(min=1)
+        scale = (side / (region.amax(dim=1).clamp(min=1) + border)).clamp(max=MAX_SCALE)
+        widths = ((region[:, 0] + border) * scale).ceil().long()
+        self.widths = torch.where(self.taken, widths, 1)
+        extent = torch.stack([self.widths, torch.full_like(self.widths, side)], dim=1)
+        centre, half = (people[:, :2] + people[:, 2:]) / 2, extent / 2 / scale[:, None]
+        self.crops = torch.cat([centre - half, centre + half], dim=1)
+        middle = torch.stack([self.widths.cumsum(0) - self.widths / 2, extent[:, 1] / 2], dim=1)
+        half = size * scale[:, None] / 2
+        self.people = torch.cat([middle - half, middle + half], dim=1)
 
     def boxes(self) -> torch.Tensor:
-        """(R, 4) XYXY: the boxes in the strip."""
-        middle = torch.stack([self.middle, torch.full_like(self.middle, self.side / 2)], dim=1)
-        return torch.cat([middle - self.size / 2, middle + self.size / 2], dim=1)
+        """(sum of R, 4) XYXY: the boxes in the strip."""
+        return self.people[self.taken]
 
-    def mirrored_boxes(self) -> torch.Tensor:
-        """(R, 4) XYXY: the boxes in the strip's mirror image, to its right."""
-        x0, y0, x1, y1 = self.boxes().unbind(dim=1)
-        end = 2 * self.ends[-1]
-        return torch.stack([end - x1, y0, end - x0, y1], dim=1)
-
-    def cut(self, image: torch.Tensor) -> torch.Tensor:
-        """(1, C, H, W) -> the strip (1, C, side, W'); what is outside the image is 0."""
-        columns = torch.arange(self.ends[-1], device=image.device)
-        whose = (columns[:, None] >= self.ends).sum(dim=1)
-        rows = torch.arange(self.side, device=image.device) + 0.5 - self.side / 2
-        x = self.centre[whose, 0] + (columns + 0.5 - self.middle[whose]) / self.scale[whose]
-        y = self.centre[whose, 1] + rows[:, None] / self.scale[whose]
-        height, width = image.shape[-2:]
-        grid = torch.stack([(x * 2 / width - 1).expand_as(y), y * 2 / height - 1], dim=2)
-        return nn.functional.grid_sample(image, grid[None], align_corners=False)
+    def cut(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> the strip (1, C, side, W'); what is outside an image is 0."""
+        mirrored = self.crops[:, [2, 1, 0, 3]]
+        crops = [
+            crop(images[i : i + 1], mirrored[k], self.side, self.widths[k])
+            for i in range(images.shape[0])
+            for k in range(i * self.places, (i + 1) * self.places)
+        ]
+        return torch.cat(crops, dim=3)
 
 
 def on_boxes(masks: torch.Tensor, margin: float) -> torch.Tensor:

@@ -36,9 +36,9 @@ class BodyPartsROIHeads(StandardROIHeads):
     * With ``mirrored`` all heads also run on every region in the mirror image at inference, and
       both outputs are averaged: box deltas, and the logits of scores, masks and keypoints.
     * With ``closer_side`` masks and keypoints are instead averaged with those in a closer look
-      (`SeveralLooksFPN.look_closer`) at the most confident people, which is itself the average of a
-      crop and its mirror image: mask probabilities, and the logits of keypoints. People in given
-      boxes get one from `look_closer` only.
+      (`SeveralLooksFPN.look_closer`) at the most confident people, in mirrored crops: mask
+      probabilities, and the logits of keypoints. People in given boxes get one from `look_closer`
+      only.
     * With ``region_margin`` the mask and keypoint heads see more than the box, which may cut off a
       foot. ``pred_part_masks`` and ``pred_keypoint_heatmaps`` are then on that region, which
       ``pred_region_margin`` (N,) gives; ``pred_masks``, which Detectron2 pastes into the box, are
@@ -59,7 +59,7 @@ class BodyPartsROIHeads(StandardROIHeads):
         region_margin: float = 0.0,
         mirrored: bool = False,
         closer_side: int = 0,
-        closer_score: float = 0.0,
+        closer_score: float = 0.5,
         closer_people: int = 4,
         part_score_power: float = 0.0,
         second_find_score: float = 1.0,
@@ -77,9 +77,9 @@ class BodyPartsROIHeads(StandardROIHeads):
             region_margin: enlargement of a box on each side, as a fraction of its width or height.
             mirrored: also use the first mirrored view (`SeveralLooksFPN`) at inference.
             closer_side: side, in pixels, of the closer looks at inference; 0 = none.
-            closer_score: lowest score, as corrected by the masks, for a closer look; the most
-                confident person of each image always gets one.
-            closer_people: maximum number of closer looks at an image.
+            closer_score: lowest score, as corrected by the masks, for a closer look.
+            closer_people: maximum number of closer looks at an image. The most confident person
+                always gets one; others only if they are smaller than in a closer look.
             part_score_power: scores are multiplied by the mean probability of any part over the
                 body mask to this power, at inference.
             second_find_score: factor on the score of a person whose body mask lies entirely inside
@@ -88,7 +88,8 @@ class BodyPartsROIHeads(StandardROIHeads):
             kwargs: those of `StandardROIHeads`.
 
         Raises:
-            ValueError: the options need other heads, or ``mirrored`` has no ``feature_strides``.
+            ValueError: the options need other heads, ``mirrored`` has no ``feature_strides``, or
+                ``closer_people`` is not positive.
         """
         super().__init__(**kwargs)
         if part_segmentation is not None and not self.mask_on:
@@ -100,6 +101,8 @@ class BodyPartsROIHeads(StandardROIHeads):
         own = all(isinstance(h, (BodyPartsMaskHead, BodyPartsKeypointHead)) for h in heads)
         if mirrored and not (own and feature_strides):
             raise ValueError("MODEL.ROI_HEADS.MIRRORED needs the plugin's heads and all strides")
+        if closer_side and closer_people < 1:
+            raise ValueError(f"MODEL.ROI_HEADS.CLOSER_PEOPLE: at least 1, found {closer_people}")
         if closer_side and not own:
             raise ValueError("MODEL.FPN.CLOSER_SIDE needs the plugin's mask and keypoint heads")
         self.ignore_ioa = ignore_ioa
@@ -244,21 +247,18 @@ class BodyPartsROIHeads(StandardROIHeads):
         wanted = self.closer_side and (self.mask_on or self.keypoint_on)
         if not wanted or not sum(map(len, people)):
             return people
-        chosen = [_confident(p, self.closer_score, self.closer_people) for p in people]
+        chosen = [self._chosen(p) for p in people]
         which = torch.cat(chosen).nonzero()[:, 0]
         boxes = [p.pred_boxes.tensor[c] for p, c in zip(people, chosen, strict=True)]
-        strips = [Strip(b, self.region_margin, self.closer_side) for b in boxes]
-        whole = Strip(torch.cat(boxes), self.region_margin, self.closer_side)
-        crops = Instances((self.closer_side, self.closer_side))
-        crops.pred_boxes = Boxes(torch.cat([whole.boxes(), whole.mirrored_boxes()]))
+        strip = Strip(boxes, self.region_margin, self.closer_side, self.closer_people)
+        crops = Instances((self.closer_side, self.closer_side), pred_boxes=Boxes(strip.boxes()))
         crops.pred_classes = torch.zeros_like(crops.pred_boxes.tensor[:, 0], dtype=torch.int64)
-        (closer,) = self.forward_with_given_boxes(features[CLOSER](strips), [crops])
+        (closer,) = self.forward_with_given_boxes(features[CLOSER](strip), [crops])
 
-        sizes, count = [len(p) for p in people], which.shape[0]
+        sizes = [len(p) for p in people]
         for name, permutation in self._mirrored_fields().items():
-            maps, of_crops = torch.cat([p.get(name) for p in people]), closer.get(name)
-            both = of_crops[:count] + unmirrored(of_crops[count:], permutation)
-            mean = maps[which] / 2 + both / 4
+            maps = torch.cat([p.get(name) for p in people])
+            mean = (maps[which] + unmirrored(closer.get(name), permutation)) / 2
             maps = maps.index_put((which,), mean)
             for one, of_one in zip(people, maps.split(sizes), strict=True):
                 one.set(name, of_one)
@@ -267,6 +267,14 @@ class BodyPartsROIHeads(StandardROIHeads):
                 regions = enlarged(one.pred_boxes.tensor, self.region_margin)
                 one.pred_keypoints = decode_keypoints(one.pred_keypoint_heatmaps, regions)
         return people
+
+    def _chosen(self, people: Instances) -> torch.Tensor:
+        """(N,) bool: who gets a closer look."""
+        boxes = enlarged(people.pred_boxes.tensor, self.region_margin)
+        smaller = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) < self.closer_side
+        first = torch.arange(boxes.shape[0], device=boxes.device) == 0
+        chosen = (people.scores >= self.closer_score) & smaller | first
+        return chosen & (chosen.long().cumsum(0) <= self.closer_people)
 
     def _mirrored_fields(self) -> dict[str, tuple[int, ...]]:
         """The fields of maps -> the permutations of their channels under a flip."""
@@ -375,12 +383,6 @@ class BodyPartsROIHeads(StandardROIHeads):
             sides = [(width - x1) * across, y0 * down, (width - x0) * across, y1 * down]
             places.append(Boxes(torch.stack(sides, dim=1)))
         yield there, places
-
-
-def _confident(people: Instances, score: float, count: int) -> torch.Tensor:
-    """(N,) bool: of the first ``count`` people, those of at least this score, and the first."""
-    order = torch.arange(people.scores.shape[0], device=people.scores.device)
-    return (people.scores >= score) & (order < count) | (order == 0)
 
 
 def _looks(features: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:

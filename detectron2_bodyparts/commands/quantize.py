@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..readers.prepare import read_picture
+from ..readers.prepare import positive_int, read_picture
 from .common import CommandError, faults_in_one_line, load_dataset, require_onnx
 from .pictures import find_pictures
 
@@ -35,15 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " model was made)",
     )
     parser.add_argument(
-        "--max-images", type=int, default=64, help="use at most so many, evenly spread (default 64)"
+        "--max-images",
+        type=positive_int,
+        default=64,
+        help="use at most so many, evenly spread (default 64)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantize a model. Returns the exit code."""
     require_onnx()
-    if args.max_images < 1:
-        raise CommandError("--max-images: at least 1")
     from ..deploy import trainable_model
     from ..quantization import quantize
 

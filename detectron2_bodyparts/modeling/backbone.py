@@ -61,7 +61,7 @@ class SeveralLooksFPN(FPN):
                 f"MODEL.FPN.MIRRORED_LOOKS: above 0 and at most 1, found {tuple(mirrored_looks)}"
             )
         cell = self.size_divisibility
-        if closer_side % cell:
+        if closer_side < 0 or closer_side % cell:
             raise ValueError(f"MODEL.FPN.CLOSER_SIDE: a multiple of {cell}, found {closer_side}")
         self.mirrored_looks = tuple(mirrored_looks)
         self.closer_side = closer_side

@@ -383,10 +383,9 @@ def argument_parser(
 
 
 def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
+    return int(text)
 
 
 def run_all(jobs: Iterable[Callable[[], Summary]]) -> None:

@@ -14,6 +14,7 @@ from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.modeling.backbone import CLOSER, in_look
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
 from detectron2_bodyparts.modeling.regions import BORDER, MAX_SCALE, Strip, crop, enlarged
+from detectron2_bodyparts.modeling.roi_heads import CLOSER_WEIGHT
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
 from .conftest import HEIGHT, WIDTH, as_dataset_dict, person
@@ -156,7 +157,7 @@ def test_a_closer_look_at_the_whole_image_is_a_look_at_its_mirror_image(closer_c
     (closer,) = answers(model, square, box, scores=[1.0])
     for field, permutation in FIELDS.items():
         back = there.get(field).flip(3)[:, list(permutation)]
-        mean = (once.get(field) + back) / 2
+        mean = once.get(field) * (1 - CLOSER_WEIGHT) + back * CLOSER_WEIGHT
         torch.testing.assert_close(closer.get(field), mean, atol=1e-3, rtol=1e-3)
         assert (back - once.get(field)).abs().max() > 0.02
     region = enlarged(box, 0.1)
@@ -216,7 +217,7 @@ def test_images_in_a_batch_and_images_without_people(closer_cfg):
     change = (alone.pred_part_masks - batch[2].pred_part_masks).abs()
     assert change.mean() < 0.02
     other = answers(model, pictures(3)[:1], BOXES[3:], scores=[0.9])[0]
-    assert (other.pred_part_masks - batch[2].pred_part_masks).abs().mean() > 2 * change.mean()
+    assert (other.pred_part_masks - batch[2].pred_part_masks).abs().mean() > 1.5 * change.mean()
 
 
 def test_inference_looks_closer(closer_cfg):
@@ -249,6 +250,7 @@ def test_training_does_not_look_closer(closer_cfg):
     ("changes", "message"),
     [
         (["MODEL.FPN.CLOSER_SIDE", 100], "a multiple of 32"),
+        (["MODEL.FPN.CLOSER_SIDE", -32], "a multiple of 32"),
         (["MODEL.ROI_HEADS.CLOSER_PEOPLE", 0], "CLOSER_PEOPLE: at least 1"),
         (["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "the plugin's own backbones"),
         (["MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead"], "keypoint heads"),

@@ -296,10 +296,15 @@ def test_arguments(monkeypatch, tmp_path, capsys):
     assert (args.root, args.schema, args.workers, args.limit) == (
         tmp_path / "some_set", ["bodyparts-7"], 2, 3,
     )  # fmt: skip
-    for bad in (["--limit", "0"], ["--workers", "-1"], ["--schema", "bodyparts-8"]):
+    for bad, message in (
+        (["--limit", "0"], "expected at least 1, found 0"),
+        (["--limit", "many"], "expected at least 1, found many"),
+        (["--workers", "-1"], "expected at least 1, found -1"),
+        (["--schema", "bodyparts-8"], "bodyparts-8"),
+    ):
         with pytest.raises(SystemExit):
             parser.parse_args(bad)
-    assert "expected at least 1, found 0" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/sets")
     args = argument_parser("words", "some_set", ["bodyparts-7"]).parse_args([])

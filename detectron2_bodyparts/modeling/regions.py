@@ -117,9 +117,10 @@ class Strip:
         self.taken = torch.cat([order < b.shape[0] for b in boxes])
         size = people[:, 2:] - people[:, :2]
         region = size * (1 + 2 * margin)
-        border = 2 * BORDER * region.amax(dim=1).clamp(min=1)
-        scale = (side / (region.amax(dim=1).clamp(min=1) + border)).clamp(max=MAX_SCALE)
-        widths = ((region[:, 0] + border) * scale).ceil().long()
+        longer = region.amax(dim=1).clamp(min=1)
+        borders = 2 * BORDER * longer
+        scale = (side / (longer + borders)).clamp(max=MAX_SCALE)
+        widths = ((region[:, 0] + borders) * scale).ceil().long()
         self.widths = torch.where(self.taken, widths, 1)
         extent = torch.stack([self.widths, torch.full_like(self.widths, side)], dim=1)
         centre, half = (people[:, :2] + people[:, 2:]) / 2, extent / 2 / scale[:, None]

@@ -84,6 +84,10 @@ def test_a_strip_shows_each_person_mirrored_at_its_height(margin):
             torch.testing.assert_close(found_x, expected_x, atol=0.01, rtol=0)
             torch.testing.assert_close(found_y, expected_y, atol=0.01, rtol=0)
     assert (boxes[1:, 0] >= boxes[:-1, 2]).all()  # side by side
+    beyond = torch.tensor([[100.0, 0, WIDTH + 80, HEIGHT]])
+    outside = Strip([beyond], margin, SIDE, 1).cut(places() + 1)
+    assert (outside[0, 0, SIDE // 2, : SIDE // 4] == 0).all()  # beyond the right edge, mirrored
+    assert (outside[0, 0, SIDE // 2, -SIDE // 4 :] > 0).all()
 
 
 def test_places_without_a_person_take_a_column_each():
@@ -149,7 +153,7 @@ def test_a_closer_look_at_the_whole_image_is_a_look_at_its_mirror_image(closer_c
     square = pictures()[..., :SIDE]
     shown = Strip([box], 0.1, SIDE, 1).cut(square)
     inside = (..., slice(1, -1), slice(1, -1))  # at the border, rounding decides
-    torch.testing.assert_close(shown[inside], square.flip(3)[inside], atol=1e-3, rtol=0)
+    torch.testing.assert_close(shown[inside], square.flip(3)[inside], atol=1e-4, rtol=0)
     closer_cfg.MODEL.ROI_HEADS.CLOSER_PEOPLE = 1
     model = lively(closer_cfg)
     (once,) = answers(model, square, box)
@@ -207,9 +211,15 @@ def test_of_large_people_only_the_most_confident_gets_a_closer_look(closer_cfg):
 
 
 def test_images_in_a_batch_and_images_without_people(closer_cfg):
+    closer_cfg.MODEL.ROI_HEADS.CLOSER_PEOPLE = 1
+    # With the column of the image without people, its crop fills whole cells of the coarsest map,
+    # so that the crop after it lies on the same cells as alone.
+    first = torch.tensor([[8.0, 4, 24, 60]])
+    empty = BOXES[:0]
+    assert Strip([first, empty], 0.1, SIDE, 1).cut(pictures(2)).shape[3] == 32
     closer_cfg.MODEL.BODYPARTS.SEGMENTATION_LOSS_WEIGHT = 1.0
     model = lively(closer_cfg)
-    batch = answers(model, pictures(3), BOXES[:1], BOXES[:0], BOXES[3:], scores=[0.9])
+    batch = answers(model, pictures(3), first, empty, BOXES[3:], scores=[0.9])
     assert [len(people) for people in batch] == [1, 0, 1]
     assert len(answers(model, pictures(), BOXES[:0], scores=[])[0].pred_part_masks) == 0
     # The strip's crops are neighbours, and convolutions see across: alone, edges differ a little.
@@ -217,7 +227,7 @@ def test_images_in_a_batch_and_images_without_people(closer_cfg):
     change = (alone.pred_part_masks - batch[2].pred_part_masks).abs()
     assert change.mean() < 0.02
     other = answers(model, pictures(3)[:1], BOXES[3:], scores=[0.9])[0]
-    assert (other.pred_part_masks - batch[2].pred_part_masks).abs().mean() > 1.5 * change.mean()
+    assert (other.pred_part_masks - batch[2].pred_part_masks).abs().mean() > 3 * change.mean()
 
 
 def test_inference_looks_closer(closer_cfg):
@@ -237,7 +247,7 @@ def test_inference_looks_closer(closer_cfg):
     assert len(chosen) == 4
     for field in FIELDS:
         change = (closer.get(field) - once.get(field)).abs().amax(dim=(1, 2, 3))
-        assert (change > 0.005).nonzero()[:, 0].tolist() == chosen
+        assert (change > 0.01).nonzero()[:, 0].tolist() == chosen
         assert (change > 0).sum() == 4
 
 

@@ -85,7 +85,7 @@ def test_errors(tmp_path, capsys):
         assert words in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["quantize", str(tmp_path / "x"), str(PHOTOGRAPHS[0]), "--max-images", "0"])
-    assert "--max-images" in capsys.readouterr().err
+    assert "--max-images: expected at least 1, found 0" in capsys.readouterr().err
     assert not (tmp_path / "x.onnx").exists()
 
 

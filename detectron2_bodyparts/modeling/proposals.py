@@ -8,9 +8,9 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
+from torchvision.ops import nms
 
 # Class of an ignore region in an image's ground truth: a crowd, or the whole image where not
 # everybody is labelled.
@@ -86,30 +86,43 @@ class BodyPartsRPN(RPN):
     @torch.no_grad()
     def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
         """Like `RPN.predict_proposals`, with the same result, but decodes only the boxes that
-        non-maximum suppression sees, not those of all anchors."""
+        non-maximum suppression sees, all levels at once, not those of all anchors."""
         limit = self.pre_nms_topk[self.training]
-        boxes, scores = [], []
-        for places, logits, deltas in zip(
-            anchors, pred_objectness_logits, pred_anchor_deltas, strict=True
+        best = []
+        for level, (places, logits, deltas) in enumerate(
+            zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         ):
             number = logits.shape[1]  # a tensor if traced
             count = min(number, limit) if isinstance(number, int) else number.clamp(max=limit)
-            best, index = logits.topk(count, dim=1)
-            best_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).flatten(0, 1)
-            best_places = places.tensor[index.flatten()]
-            decoded = self.box2box_transform.apply_deltas(best_deltas, best_places)
-            boxes.append(decoded.reshape(logits.shape[0], -1, 4))
-            scores.append(best)
-        return find_top_rpn_proposals(
-            boxes,
-            scores,
-            image_sizes,
-            self.nms_thresh,
-            limit,
-            self.post_nms_topk[self.training],
-            self.min_box_size,
-            self.training,
+            scores, index = logits.topk(count, dim=1)
+            moves = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+            best.append((scores, places.tensor[index], moves, torch.full_like(index, level)))
+        scores, places, moves, levels = (
+            torch.cat(of_all, dim=1) for of_all in zip(*best, strict=True)
         )
+        boxes = self.box2box_transform.apply_deltas(moves.flatten(0, 1), places.flatten(0, 1))
+        boxes = boxes.reshape(scores.shape[0], -1, 4)
+        return list(map(self._suppressed, boxes, scores, levels, image_sizes))
+
+    def _suppressed(self, boxes, scores, levels, image_size) -> Instances:
+        """One image's proposals after non-maximum suppression, within each level."""
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        if not finite.all():
+            if self.training:
+                raise FloatingPointError("boxes or scores are Inf or NaN: training has diverged")
+            boxes, scores, levels = boxes[finite], scores[finite], levels[finite]
+        inside = Boxes(boxes)
+        inside.clip(image_size)
+        keep = inside.nonempty(self.min_box_size)
+        boxes, scores, levels = inside.tensor[keep], scores[keep], levels[keep]
+        # Boxes of different levels are moved apart, as in torchvision's `batched_nms`, whose branch
+        # for no boxes would be in every exported model.
+        apart = boxes.float() + levels[:, None] * (image_size[0] + image_size[1])
+        keep = nms(apart, scores, self.nms_thresh)[: self.post_nms_topk[self.training]]
+        proposals = Instances(image_size)
+        proposals.proposal_boxes = Boxes(boxes[keep])
+        proposals.objectness_logits = scores[keep]
+        return proposals
 
     @torch.no_grad()
     def label_and_sample_anchors(

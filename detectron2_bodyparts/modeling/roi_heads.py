@@ -21,8 +21,11 @@ from .rescoring import rescored
 from .segmentation import PartSegmentation
 
 _SEGMENTATION = "part_segmentation"  # key of its probabilities among the feature maps
-# What a closer look counts in the mean of both: docs/experiments.md.
+# What a closer look counts in the mean of both, for keypoints and parts, and for the body; who is
+# not this many times larger in it than in the image gets none: docs/experiments.md.
 CLOSER_WEIGHT = 0.6
+CLOSER_BODY_WEIGHT = 0.4
+CLOSER_GAIN = 1.25
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -81,7 +84,7 @@ class BodyPartsROIHeads(StandardROIHeads):
             closer_side: side, in pixels, of the closer looks at inference; 0 = none.
             closer_score: lowest score, as corrected by the masks, for a closer look.
             closer_people: maximum number of closer looks at an image. The most confident person
-                always gets one; others only if they are smaller than in a closer look.
+                always gets one; others only if they are `CLOSER_GAIN` times larger in it.
             part_score_power: scores are multiplied by the mean probability of any part over the
                 body mask to this power, at inference.
             second_find_score: factor on the score of a person whose body mask lies entirely inside
@@ -261,7 +264,10 @@ class BodyPartsROIHeads(StandardROIHeads):
         for name, permutation in self._mirrored_fields().items():
             maps = torch.cat([p.get(name) for p in people])
             there = unmirrored(closer.get(name), permutation)
-            mean = maps[which] * (1 - CLOSER_WEIGHT) + there * CLOSER_WEIGHT
+            weight = there.new_full((len(permutation), 1, 1), CLOSER_WEIGHT)
+            if "masks" in name:
+                weight[0] = CLOSER_BODY_WEIGHT
+            mean = maps[which] * (1 - weight) + there * weight
             maps = maps.index_put((which,), mean)
             for one, of_one in zip(people, maps.split(sizes), strict=True):
                 one.set(name, of_one)
@@ -274,9 +280,10 @@ class BodyPartsROIHeads(StandardROIHeads):
     def _chosen(self, people: Instances) -> torch.Tensor:
         """(N,) bool: who gets a closer look."""
         boxes = enlarged(people.pred_boxes.tensor, self.region_margin)
-        smaller = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) < self.closer_side
+        longer = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+        gains = longer * CLOSER_GAIN < self.closer_side
         first = torch.arange(boxes.shape[0], device=boxes.device) == 0
-        chosen = (people.scores >= self.closer_score) & smaller | first
+        chosen = (people.scores >= self.closer_score) & gains | first
         return chosen & (chosen.long().cumsum(0) <= self.closer_people)
 
     def _mirrored_fields(self) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,11 @@ from detectron2_bodyparts.engine import Trainer
 from detectron2_bodyparts.modeling.backbone import CLOSER, in_look
 from detectron2_bodyparts.modeling.keypoint_head import decode_keypoints
 from detectron2_bodyparts.modeling.regions import BORDER, MAX_SCALE, Strip, crop, enlarged
-from detectron2_bodyparts.modeling.roi_heads import CLOSER_WEIGHT
+from detectron2_bodyparts.modeling.roi_heads import (
+    CLOSER_BODY_WEIGHT,
+    CLOSER_GAIN,
+    CLOSER_WEIGHT,
+)
 from detectron2_bodyparts.schema import BODYPARTS_7, COCO_17
 
 from .conftest import HEIGHT, WIDTH, as_dataset_dict, person
@@ -22,7 +26,7 @@ from .test_mirrored_heads import lively
 
 SIDE = 96
 # Standing, lying, tiny, and a corner of the image.
-BOXES = torch.tensor([[8.0, 4, 30, 60], [40, 50, 110, 70], [100, 10, 106, 20], [90, 60, 128, 96]])
+BOXES = torch.tensor([[8.0, 4, 30, 60], [40, 50, 100, 70], [100, 10, 106, 20], [90, 60, 128, 96]])
 
 
 def places(height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
@@ -161,7 +165,10 @@ def test_a_closer_look_at_the_whole_image_is_a_look_at_its_mirror_image(closer_c
     (closer,) = answers(model, square, box, scores=[1.0])
     for field, permutation in FIELDS.items():
         back = there.get(field).flip(3)[:, list(permutation)]
-        mean = once.get(field) * (1 - CLOSER_WEIGHT) + back * CLOSER_WEIGHT
+        mean = torch.lerp(once.get(field), back, CLOSER_WEIGHT)
+        if "masks" in field:
+            body = slice(0, 1)
+            mean[:, body] = torch.lerp(once.get(field)[:, body], back[:, body], CLOSER_BODY_WEIGHT)
         torch.testing.assert_close(closer.get(field), mean, atol=1e-3, rtol=1e-3)
         assert (back - once.get(field)).abs().max() > 0.02
     region = enlarged(box, 0.1)
@@ -201,8 +208,10 @@ def test_only_the_most_confident_people_get_a_closer_look(closer_cfg):
 
 def test_of_large_people_only_the_most_confident_gets_a_closer_look(closer_cfg):
     model = lively(closer_cfg)
-    large = torch.tensor([[10.0, 5, 60, 90], [60, 5, 110, 90]])
+    limit = SIDE / CLOSER_GAIN / 1.2  # with the margin
+    large = torch.tensor([[10.0, 5, 60, 5 + limit + 1], [60, 5, 110, 5 + limit + 1]])
     boxes = torch.cat([large, BOXES])
+    boxes[3, 2] = boxes[3, 0] + limit - 1
     scores = [0.9, 0.8, 0.7, 0.6, 0.6, 0.6]
     (nobody,) = answers(model, pictures(), boxes)
     (people,) = answers(model, pictures(), boxes, scores=scores)
@@ -242,7 +251,7 @@ def test_inference_looks_closer(closer_cfg):
     assert len(closer) == len(once) > 4
     torch.testing.assert_close(closer.scores, once.scores)
     boxes = once.pred_boxes.tensor
-    small = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * 1.2 < SIDE).tolist()
+    small = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * 1.2 * CLOSER_GAIN < SIDE).tolist()
     chosen = [i for i in range(len(once)) if i == 0 or small[i]][:4]
     assert len(chosen) == 4
     for field in FIELDS:

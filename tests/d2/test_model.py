@@ -158,6 +158,14 @@ def test_proposals_are_those_of_detectron2(small_cfg, training):
         assert len(mine) > 10
         torch.testing.assert_close(mine.proposal_boxes.tensor, other.proposal_boxes.tensor)
         torch.testing.assert_close(mine.objectness_logits, other.objectness_logits)
+    deltas[0][0, :, 0] = torch.inf
+    if training:
+        with pytest.raises(FloatingPointError, match="diverged"):
+            rpn.predict_proposals(anchors, logits, deltas, sizes)
+        return
+    fewer, same = rpn.predict_proposals(anchors, logits, deltas, sizes)
+    assert 0 < len(fewer) < len(ours[0]) and fewer.proposal_boxes.tensor.isfinite().all()
+    torch.testing.assert_close(same.proposal_boxes.tensor, ours[1].proposal_boxes.tensor)
 
 
 def test_people_in_a_crowd_region_stay_positive(small_cfg, tmp_path):

@@ -261,10 +261,16 @@ def times(
 
     The models take turns after several images, as one in use sees one image after the other; the
     first image of each turn does not count.
+
+    Args:
+        ours: with the threshold of the people to paint, for others take it time.
+        peer: BodyPix.
+        pictures: by the number of people in them.
+        repeats: turns of each model.
     """
 
     def run_ours(canvas: np.ndarray) -> None:
-        found = ours(canvas).confident(PAINT_THRESHOLD)
+        found = ours(canvas)
         found.label_map()
         people.append(len(found))
 
@@ -287,6 +293,11 @@ def times(
     return figures
 
 
+def painter(model: str, threads: int) -> OnnxPredictor:
+    """Our model, as it is used for label maps."""
+    return OnnxPredictor(model, threads=threads, threshold=PAINT_THRESHOLD)
+
+
 def _peak_memory() -> float:
     """Peak memory of this process in MiB; ``ru_maxrss`` would start at the parent's."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
@@ -296,7 +307,7 @@ def _peak_memory() -> float:
 def _peak(which: str, model: str, pictures: list[np.ndarray], threads: int, queue: Any) -> None:
     before = _peak_memory()
     run: Callable[[np.ndarray], People | Maps]
-    run = OnnxPredictor(model, threads=threads) if which == "ours" else Peer(Path(model), threads)
+    run = painter(model, threads) if which == "ours" else Peer(Path(model), threads)
     for picture in pictures:
         run(picture)
     queue.put(_peak_memory() - before)
@@ -340,7 +351,7 @@ def main() -> None:
             result[name] = compare(file, ours, peer, args.limit)
             _print(name, result[name])
         pictures = crowds(args.records[0])
-        speed = times(ours, peer, pictures)
+        speed = times(painter(args.model, args.threads), peer, pictures)
         speed["peak memory, MiB"] = memory(models, pictures[10], args.threads)
         speed["file, MB"] = {n: f"{Path(m).stat().st_size / 1e6:.1f}" for n, m in models.items()}
         result["speed"] = speed

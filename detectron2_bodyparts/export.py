@@ -24,6 +24,7 @@ from torch import nn
 from . import __version__
 from .checkpoint import HALVED, WEIGHTS
 from .deploy import ModelInfo
+from .deploy.predictor import THRESHOLD
 from .modeling.pretraining import PartSegmentationPretraining
 from .modeling.rescoring import rescored
 from .schema import get_keypoint_schema, get_part_schema
@@ -42,15 +43,16 @@ _MODULES_WITH_LEN = tuple(
 
 
 class _Traceable(nn.Module):
-    """A `GeneralizedRCNN` on one image: a tensor in, tensors out."""
+    """A `GeneralizedRCNN` on one image: tensors in, tensors out."""
 
     def __init__(self, model: nn.Module, channel_order: str) -> None:
         super().__init__()
         self.model = model
         self.channel_order = channel_order
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(H, W, 3) BGR uint8 -> boxes, scores and, if the model has them, masks and keypoints."""
+    def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(H, W, 3) BGR uint8 and a score -> the boxes that score higher, their scores and, if the
+        model has them, masks and keypoints."""
         pixels = image.permute(2, 0, 1)
         if self.channel_order == "RGB":
             pixels = pixels[[2, 1, 0]]  # a flip takes ONNX Runtime seven times as long
@@ -59,6 +61,7 @@ class _Traceable(nn.Module):
         features = self.model.backbone(images.tensor)
         proposals, _ = self.model.proposal_generator(images, features, None)
         heads = self.model.roi_heads
+        heads.box_predictor.test_score_thresh = threshold
         (found,) = heads._forward_box(features, proposals)
         boxes = found.pred_boxes.tensor
         # ONNX Runtime fails on some operators without people: if nobody is detected, the heads run
@@ -95,16 +98,17 @@ def export_onnx(
 ) -> None:
     """Export a model to one ONNX file, which takes one image of any size at a time.
 
-    Input: ``image`` (H, W, 3) uint8, BGR, already resized as `ModelInfo` says. Outputs, for the N
-    detected people (N may be 0): ``boxes`` (N, 4) XYXY in pixels of the input, ``scores`` (N,) in
-    0..1 and, if the model has them, ``part_probs`` (N, C, 112, 112), probabilities on the boxes
-    enlarged by `ModelInfo.region_margin`, and ``keypoints`` (N, K, 3): x, y in continuous pixel
-    coordinates of the input, and score.
+    Inputs: ``image`` (H, W, 3) uint8, BGR, already resized as `ModelInfo` says, and, optionally,
+    ``threshold``, a float32: boxes must score higher to become people; the higher, the faster.
+    Outputs, for the N detected people (N may be 0): ``boxes`` (N, 4) XYXY in pixels of the input,
+    ``scores`` (N,) in 0..1 and, if the model has them, ``part_probs`` (N, C, 112, 112),
+    probabilities on the boxes enlarged by `ModelInfo.region_margin`, and ``keypoints`` (N, K, 3):
+    x, y in continuous pixel coordinates of the input, and score.
 
     Args:
         model: one of the plugin's models, on any device; it is not modified.
-        cfg: its config. The model's score and non-maximum suppression thresholds and its maximum
-            number of people per image become part of the graph.
+        cfg: its config. The model's non-maximum suppression threshold and its maximum number of
+            people per image become part of the graph, its score threshold the default of the input.
         path: the file; overwritten.
         config: name of the config file, for the model's metadata.
         half: store the weights as float16, half the size. Computation remains in float32; a
@@ -135,20 +139,20 @@ def export_onnx(
     )
     traceable = _Traceable(copy.deepcopy(model).cpu().eval(), cfg.INPUT.FORMAT)
     outputs = ["boxes", "scores", *_head_fields(model)]
-    example = torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8)
+    example = torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8), torch.tensor(info.score_threshold)
     recorded = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), patch_builtin_len(_MODULES_WITH_LEN):
         # Every shape check in Detectron2 raises a warning, as does the use of TorchScript; but
         # torch's newer exporter cannot handle the dynamic number of proposals.
         warnings.simplefilter("ignore")
-        shapes = [answer.shape[1:] for answer in traceable(example)]
+        shapes = [answer.shape[1:] for answer in traceable(*example)]
         torch.onnx.export(
             traceable,
-            (example,),
+            example,
             recorded,
             opset_version=OPSET,
             dynamo=False,
-            input_names=["image"],
+            input_names=["image", THRESHOLD],
             output_names=outputs,
             dynamic_axes={
                 "image": {0: "height", 1: "width"},
@@ -157,6 +161,9 @@ def export_onnx(
         )
     exported = onnx.load_from_string(recorded.getvalue())
     name_weights(exported.graph, model.state_dict())
+    # An initializer of an input is its default.
+    default = np.array(info.score_threshold, dtype=np.float32)
+    exported.graph.initializer.append(onnx.numpy_helper.from_array(default, THRESHOLD))
     for output, shape in zip(exported.graph.output, shapes, strict=True):
         for dim, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
             dim.dim_value = size  # the exporter makes up names where it is unsure

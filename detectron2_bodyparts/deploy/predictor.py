@@ -25,6 +25,8 @@ from ..schema import KeypointSchema, PartSchema
 
 # The key of a model's metadata that holds its `ModelInfo`.
 METADATA_KEY = "detectron2_bodyparts"
+# The optional input of a model: boxes must score higher.
+THRESHOLD = "threshold"
 # Incremented when older code cannot read new files, or would read them wrongly.
 FILE_FORMAT = 2
 
@@ -124,8 +126,9 @@ class OnnxPredictor:
         Args:
             path: a file written by ``bodyparts export`` or ``bodyparts quantize``.
             threads: CPU threads per image; None for ONNX Runtime's default.
-            threshold: people with a lower score are left out. The model itself applies
-                `ModelInfo.score_threshold`, to box scores before masks lower them.
+            threshold: people with a lower score are left out; the fewer are left, the faster. The
+                model itself applies `ModelInfo.score_threshold`, to box scores before masks lower
+                them.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -139,6 +142,7 @@ class OnnxPredictor:
         # Otherwise its threads busy-wait for the next image and slow down NumPy's work on this one:
         # a label map took ten times as long.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.log_severity_level = 3  # it warns of inputs that have a default
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -152,6 +156,12 @@ class OnnxPredictor:
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from e
         self._outputs = [output.name for output in self._session.get_outputs()]
+        # Who would be left out in the end needs no masks: those never raise a score.
+        optional = {i.name for i in self._session.get_overridable_initializers()}
+        self._settings = {}
+        if THRESHOLD in optional and threshold > self.info.score_threshold:
+            below = np.nextafter(np.float32(threshold), np.float32(0))
+            self._settings[THRESHOLD] = np.array(below)
 
     @property
     def part_schema(self) -> PartSchema:
@@ -178,7 +188,8 @@ class OnnxPredictor:
             )
         height, width = image.shape[:2]
         resized = resize_shorter_side(image, self.info.min_size, self.info.max_size)
-        found = dict(zip(self._outputs, self._session.run(None, {"image": resized}), strict=True))
+        answers = self._session.run(None, {"image": resized, **self._settings})
+        found = dict(zip(self._outputs, answers, strict=True))
         scale = np.array([width / resized.shape[1], height / resized.shape[0]], dtype=np.float32)
         boxes = (found["boxes"].reshape(-1, 2, 2) * scale).clip(0, (width, height)).reshape(-1, 4)
         keypoints = found.get("keypoints")

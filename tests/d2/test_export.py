@@ -176,6 +176,21 @@ def test_nobody_one_and_many_from_one_file(small_cfg, tmp_path):
     assert {0, 1} < counts, counts
 
 
+@pytest.mark.parametrize("name", ["everything", "closer look", "scores by masks"])
+def test_with_a_threshold_the_graph_does_less_for_the_same_people(small_cfg, tmp_path, name):
+    small_cfg.merge_from_list(MODELS[name])
+    small_cfg.MODEL.ROI_HEADS.CLOSER_SCORE = 1.0  # else neighbours in the strip would be missing
+    path, image = tmp_path / "model.onnx", picture(96, 128)
+    everybody = exported(random_predictor(small_cfg, 0.01), path)(image)
+    assert len(everybody) == 5
+    for threshold in (0.005, *map(float, everybody.scores), 1.0):
+        people = OnnxPredictor(path, threads=1, threshold=threshold)(image)
+        assert_same(everybody.confident(threshold), people)
+    session = InferenceSession(path)
+    nobody = session.run(["scores"], {"image": image, "threshold": np.array(1, np.float32)})
+    assert len(nobody[0]) == 0 and len(session.run(["scores"], {"image": image})[0]) == 5
+
+
 def test_no_proposals_at_all(small_cfg, tmp_path):
     predictor = random_predictor(small_cfg)
     deltas = predictor.model.proposal_generator.rpn_head.anchor_deltas
@@ -222,6 +237,8 @@ def test_the_file_says_what_it_is(small_cfg, tmp_path):
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
         ("image", "tensor(uint8)", ["height", "width", 3])
     ]
+    optional = session.get_overridable_initializers()
+    assert [(i.name, i.type, i.shape) for i in optional] == [("threshold", "tensor(float)", [])]
     assert {o.name: o.shape for o in session.get_outputs()} == {
         "boxes": ["people", 4],
         "scores": ["people"],
@@ -250,7 +267,7 @@ def test_half_precision_is_half_the_file_and_nearly_the_same_answer(small_cfg, t
     kept, stored = (weights_and_biases(tmp_path / f"{n}.onnx") for n in ("whole", "half"))
     assert sum(w.nbytes for w in stored.values()) < 0.52 * sum(w.nbytes for w in kept.values())
     for name, values in kept.items():
-        if values.ndim == 1:  # biases stay as they are
+        if values.ndim < 2:  # biases and the threshold stay as they are
             assert np.array_equal(stored[name], values)
         else:
             assert np.array_equal(stored[f"{name}.float16"], values.astype(np.float16))

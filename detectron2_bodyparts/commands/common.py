@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def require_detectron2() -> None:
     """Register the plugin. Raises ``CommandError`` if Detectron2 is not installed."""
     if importlib.util.find_spec("detectron2") is None:
         raise CommandError("this needs Detectron2; the README says how to install it")
+    # Detectron2 compiles with it; nothing that a user of this command could change.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     importlib.import_module("detectron2_bodyparts.data")
     importlib.import_module("detectron2_bodyparts.modeling")
 

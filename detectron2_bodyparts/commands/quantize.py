@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantize a model. Returns the exit code."""
     require_onnx()
+    import onnxruntime
+
     from ..deploy import trainable_model
     from ..quantization import quantize
 
@@ -55,12 +57,17 @@ def run(args: argparse.Namespace) -> int:
         for path, image in zip(paths, images, strict=True):
             if image is None:
                 raise CommandError(f"{path}: {'not an image' if path.exists() else 'no such file'}")
-        logging.disable(logging.WARNING)  # ONNX Runtime's advice to do what `quantize` has done
+        # ONNX Runtime's advice to do what `quantize` has done, and on inputs with a default.
+        logging.disable(logging.WARNING)
+        onnxruntime.set_default_logger_severity(3)
         try:
             quantize(args.model or trainable_model(), args.output, images)
         finally:
             logging.disable(logging.NOTSET)
-    print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, from {len(images)} images")
+            onnxruntime.set_default_logger_severity(2)
+    plural = "" if len(images) == 1 else "s"
+    megabytes = args.output.stat().st_size / 2**20
+    print(f"{args.output}: {megabytes:.1f} MiB, from {len(images)} image{plural}")
     return 0
 
 

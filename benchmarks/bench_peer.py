@@ -263,7 +263,7 @@ def times(
     first image of each turn does not count.
 
     Args:
-        ours: with the threshold of the people to paint, for others take it time.
+        ours: with the threshold of the people to paint; others would cost it time.
         peer: BodyPix.
         pictures: by the number of people in them.
         repeats: turns of each model.

@@ -45,7 +45,7 @@ def add_bodyparts_config(cfg: CN) -> None:
     # Lowest score, as corrected by the masks, for a closer look (MODEL.FPN.CLOSER_SIDE).
     _C.MODEL.ROI_HEADS.CLOSER_SCORE = 0.5
     # Maximum number of closer looks at an image. The most confident person always gets one; others
-    # only if they are at least 1.25 times larger in it than in the image.
+    # only if they are more than 1.25 times larger in it than in the image.
     _C.MODEL.ROI_HEADS.CLOSER_PEOPLE = 4
 
     # At inference all RoI heads also look at the first of MODEL.FPN.MIRRORED_LOOKS; with a closer

@@ -61,6 +61,10 @@ class _Traceable(nn.Module):
         features = self.model.backbone(images.tensor)
         proposals, _ = self.model.proposal_generator(images, features, None)
         heads = self.model.roi_heads
+        if heads.closer_side:
+            # Who gets a closer look is beside others in it: a missing one would change their masks.
+            below = np.nextafter(np.float32(heads.closer_score), np.float32(0))
+            threshold = threshold.clamp(max=float(below))
         heads.box_predictor.test_score_thresh = threshold
         (found,) = heads._forward_box(features, proposals)
         boxes = found.pred_boxes.tensor
@@ -99,7 +103,8 @@ def export_onnx(
     """Export a model to one ONNX file, which takes one image of any size at a time.
 
     Inputs: ``image`` (H, W, 3) uint8, BGR, already resized as `ModelInfo` says, and, optionally,
-    ``threshold``, a float32: boxes must score higher to become people; the higher, the faster.
+    ``threshold``, a float32: boxes must score higher to become people (or higher than
+    ``CLOSER_SCORE``, if that is lower); the higher, the faster.
     Outputs, for the N detected people (N may be 0): ``boxes`` (N, 4) XYXY in pixels of the input,
     ``scores`` (N,) in 0..1 and, if the model has them, ``part_probs`` (N, C, 112, 112),
     probabilities on the boxes enlarged by `ModelInfo.region_margin`, and ``keypoints`` (N, K, 3):
@@ -139,7 +144,8 @@ def export_onnx(
     )
     traceable = _Traceable(copy.deepcopy(model).cpu().eval(), cfg.INPUT.FORMAT)
     outputs = ["boxes", "scores", *_head_fields(model)]
-    example = torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8), torch.tensor(info.score_threshold)
+    threshold = torch.tensor(info.score_threshold, dtype=torch.float32)
+    example = torch.zeros((*EXAMPLE_SIZE, 3), dtype=torch.uint8), threshold
     recorded = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), patch_builtin_len(_MODULES_WITH_LEN):
         # Every shape check in Detectron2 raises a warning, as does the use of TorchScript; but
@@ -162,8 +168,7 @@ def export_onnx(
     exported = onnx.load_from_string(recorded.getvalue())
     name_weights(exported.graph, model.state_dict())
     # An initializer of an input is its default.
-    default = np.array(info.score_threshold, dtype=np.float32)
-    exported.graph.initializer.append(onnx.numpy_helper.from_array(default, THRESHOLD))
+    exported.graph.initializer.append(onnx.numpy_helper.from_array(threshold.numpy(), THRESHOLD))
     for output, shape in zip(exported.graph.output, shapes, strict=True):
         for dim, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
             dim.dim_value = size  # the exporter makes up names where it is unsure

@@ -73,6 +73,7 @@ def quantize(
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = folded
+        options.log_severity_level = 3  # no warnings: there is one for inputs that have a default
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         quantized = os.path.join(folder, "quantized.onnx")
         quantize_static(

@@ -28,7 +28,7 @@ from ..drawing import JOINT_THRESHOLD
 from ..people import People, Person
 from ..readers.prepare import BadInput, Picture, Shard, prepare, read_picture
 from ..records import ignore_annotation, person_annotation
-from .common import INTERRUPTED, CommandError, faults_in_one_line
+from .common import INTERRUPTED, CommandError, faults_in_one_line, score
 from .model import add_model_arguments, load_predictor
 from .pictures import find_pictures
 
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="the annotation file to write")
     parser.add_argument(
         "--ignore-threshold",
-        type=float,
+        type=score,
         default=IGNORE_THRESHOLD,
         help="minimum score of a person to become an ignore region (default: %(default)s)",
     )
     parser.add_argument(
         "--joint-threshold",
-        type=float,
+        type=score,
         default=JOINT_THRESHOLD,
         help="keypoints with a lower score stay unlabelled (default: %(default)s)",
     )
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     """Write a model's predictions as records. Returns the exit code; see the module docstring."""
     if args.output.suffix != ".json":
         raise CommandError(f"--output: expected a file *.json, found {args.output}")
-    if not 0 <= args.ignore_threshold <= args.threshold <= 1:
-        raise CommandError("expected 0 <= --ignore-threshold <= --threshold <= 1")
+    if args.ignore_threshold > args.threshold:
+        raise CommandError("expected --ignore-threshold <= --threshold")
     # Absolute, so that an image given twice is labelled once.
     items = list(dict.fromkeys(os.path.abspath(path) for path in find_pictures(args.inputs)))
     if not items:

@@ -36,6 +36,14 @@ def require_onnx() -> None:
         raise CommandError("this needs onnx: pip install onnx")
 
 
+def score(text: str) -> float:
+    """An argument's type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, found {text}")
+    return value
+
+
 @contextlib.contextmanager
 def faults_in_one_line() -> Iterator[None]:
     """Turn errors of the user's files or their content into `CommandError`."""

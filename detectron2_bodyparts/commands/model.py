@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..deploy import OnnxPredictor, Predictor, default_model
 from ..schema import get_keypoint_schema, get_part_schema
-from .common import CommandError, faults_in_one_line, require_detectron2
+from .common import CommandError, faults_in_one_line, require_detectron2, score
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -25,7 +25,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="the config's checkpoint (default: MODEL.WEIGHTS)")
     parser.add_argument("--opts", nargs="*", default=[], help="config keys and values")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="minimum score (default: %(default)s)"
+        "--threshold", type=score, default=0.5, help="minimum score (default: %(default)s)"
     )
 
 

@@ -142,7 +142,7 @@ class OnnxPredictor:
         # Otherwise its threads busy-wait for the next image and slow down NumPy's work on this one:
         # a label map took ten times as long.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.log_severity_level = 3  # it warns of inputs that have a default
+        options.log_severity_level = 3  # no warnings: there is one for inputs that have a default
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -158,10 +158,11 @@ class OnnxPredictor:
         self._outputs = [output.name for output in self._session.get_outputs()]
         # Who would be left out in the end needs no masks: those never raise a score.
         optional = {i.name for i in self._session.get_overridable_initializers()}
-        self._settings = {}
+        self._more_inputs = {}
         if THRESHOLD in optional and threshold > self.info.score_threshold:
+            # The graph takes who is above, not at, its threshold.
             below = np.nextafter(np.float32(threshold), np.float32(0))
-            self._settings[THRESHOLD] = np.array(below)
+            self._more_inputs[THRESHOLD] = np.array(below)
 
     @property
     def part_schema(self) -> PartSchema:
@@ -188,7 +189,7 @@ class OnnxPredictor:
             )
         height, width = image.shape[:2]
         resized = resize_shorter_side(image, self.info.min_size, self.info.max_size)
-        answers = self._session.run(None, {"image": resized, **self._settings})
+        answers = self._session.run(None, {"image": resized, **self._more_inputs})
         found = dict(zip(self._outputs, answers, strict=True))
         scale = np.array([width / resized.shape[1], height / resized.shape[0]], dtype=np.float32)
         boxes = (found["boxes"].reshape(-1, 2, 2) * scale).clip(0, (width, height)).reshape(-1, 4)

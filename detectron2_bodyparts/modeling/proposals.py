@@ -107,7 +107,7 @@ class BodyPartsRPN(RPN):
     def _suppressed(self, boxes, scores, levels, image_size) -> Instances:
         """One image's proposals after non-maximum suppression, within each level."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
-        if not finite.all():
+        if not finite.all():  # never, where it is traced
             if self.training:
                 raise FloatingPointError("boxes or scores are Inf or NaN: training has diverged")
             boxes, scores, levels = boxes[finite], scores[finite], levels[finite]

@@ -21,8 +21,9 @@ from .rescoring import rescored
 from .segmentation import PartSegmentation
 
 _SEGMENTATION = "part_segmentation"  # key of its probabilities among the feature maps
-# What a closer look counts in the mean of both, for keypoints and parts, and for the body; who is
-# not this many times larger in it than in the image gets none: docs/experiments.md.
+# What a closer look counts in the mean of both, for keypoints and parts, and for the body; and how
+# many times larger in it than in the image others than the most confident person must be to get
+# one: docs/experiments.md.
 CLOSER_WEIGHT = 0.6
 CLOSER_BODY_WEIGHT = 0.4
 CLOSER_GAIN = 1.25
@@ -84,7 +85,7 @@ class BodyPartsROIHeads(StandardROIHeads):
             closer_side: side, in pixels, of the closer looks at inference; 0 = none.
             closer_score: lowest score, as corrected by the masks, for a closer look.
             closer_people: maximum number of closer looks at an image. The most confident person
-                always gets one; others only if they are `CLOSER_GAIN` times larger in it.
+                always gets one; others only if they are more than `CLOSER_GAIN` times larger.
             part_score_power: scores are multiplied by the mean probability of any part over the
                 body mask to this power, at inference.
             second_find_score: factor on the score of a person whose body mask lies entirely inside

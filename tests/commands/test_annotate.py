@@ -259,8 +259,6 @@ def test_a_model_of_the_same_name_is_told_by_its_content(predictor, pictures, tm
     "options, words",
     [
         (["--threshold", "0.1"], "--ignore-threshold <= --threshold"),
-        (["--threshold", "1.1"], "--threshold <= 1"),
-        (["--ignore-threshold", "-0.1"], "0 <= --ignore-threshold"),
         (["--output", "records.txt"], "records.txt"),
     ],
 )
@@ -270,6 +268,15 @@ def test_wrong_options_are_told_in_one_line(predictor, pictures, capsys, options
     errors = capsys.readouterr().err
     assert words in errors and errors.count("\n") == 1
     assert predictor.seen == []
+
+
+@pytest.mark.parametrize("name", ["--threshold", "--ignore-threshold", "--joint-threshold"])
+@pytest.mark.parametrize("value", ["1.1", "-0.1", "nan"])
+def test_scores_are_from_0_to_1(predictor, pictures, capsys, name, value):
+    command = ["annotate", str(pictures), "--output", str(pictures / "records.json")]
+    with pytest.raises(SystemExit):
+        main([*command, f"{name}={value}"])
+    assert f"argument {name}: expected 0 to 1, found {value}" in capsys.readouterr().err
 
 
 def test_a_folder_without_pictures_is_named(predictor, tmp_path, capsys):

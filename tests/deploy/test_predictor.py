@@ -129,6 +129,28 @@ def test_width_and_height_have_scales_of_their_own_because_sizes_are_rounded(mod
     assert people.keypoints[0, 0] == pytest.approx([4 * x, 6 * y, 0.5])
 
 
+@pytest.mark.parametrize("name", ["astronaut.jpg", "photographer.jpg"])
+def test_the_shipped_model_finds_the_same_people_above_a_threshold(name):
+    image = cv2.imread(str(default_model().with_name(name)))
+    everybody = OnnxPredictor(default_model())(image)
+    assert len(everybody) > 1
+    for threshold in (0.01, 0.3, *map(float, everybody.scores[:2]), 1.0):
+        people, expected = (
+            OnnxPredictor(default_model(), threshold=threshold)(image),
+            everybody.confident(threshold),
+        )
+        assert len(people) == len(expected) == (everybody.scores >= threshold).sum()
+        for field in ("boxes", "scores", "part_probs", "keypoints"):
+            found, there = getattr(people, field), getattr(expected, field)
+            np.testing.assert_allclose(found, there, atol=1e-4)
+
+
+def test_a_file_without_a_threshold_leaves_out_people_itself(model):
+    image = np.zeros((20, 30, 3), np.uint8)
+    assert len(OnnxPredictor(model, threshold=30.1)(image)) == 2
+    assert len(OnnxPredictor(model, threshold=30.3)(image)) == 0
+
+
 def test_nobody(tmp_path):
     path = write_model(tmp_path / "nobody.onnx", INFO.to_metadata(), answers([]))
     people = OnnxPredictor(path)(np.zeros((30, 45, 3), np.uint8))
